@@ -1,0 +1,1 @@
+//! Shell: desired state kept on the board.

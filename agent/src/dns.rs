@@ -1,0 +1,1 @@
+//! Shell: answers names of the cluster, forwards the others.

@@ -1,0 +1,1 @@
+//! Shell: image pulls over the distribution API.

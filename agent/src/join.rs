@@ -1,0 +1,1 @@
+//! Shell: from a token and a pin to a certificate, and its rotation.

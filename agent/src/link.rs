@@ -1,0 +1,1 @@
+//! Shell: the agent's connection to the API server: list, watch, patch.

@@ -1,0 +1,1 @@
+//! Pure: netlink messages, encoded and decoded.

@@ -1,0 +1,1 @@
+//! Shell: the pod network of a board.

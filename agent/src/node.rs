@@ -1,0 +1,1 @@
+//! Shell: the Node object and its Lease.

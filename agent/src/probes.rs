@@ -1,0 +1,1 @@
+//! Shell: exec, HTTP, TCP and gRPC probes.

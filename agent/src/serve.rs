@@ -1,0 +1,1 @@
+//! Shell: the kubelet's own HTTP paths.

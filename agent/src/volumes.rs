@@ -1,0 +1,1 @@
+//! Shell: what a pod mounts.

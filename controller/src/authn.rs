@@ -1,0 +1,1 @@
+//! Pure: from a request's credentials to an identity.

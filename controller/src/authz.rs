@@ -1,0 +1,1 @@
+//! Pure: may this identity do that?

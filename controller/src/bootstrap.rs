@@ -1,0 +1,1 @@
+//! Pure: the objects that a new cluster starts with.

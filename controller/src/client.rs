@@ -1,0 +1,1 @@
+//! Shell: a Kubernetes API client over a transport: in process, or HTTPS.

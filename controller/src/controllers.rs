@@ -1,0 +1,1 @@
+//! Shell: one reconcile loop; a controller is a pure plan.

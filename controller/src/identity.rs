@@ -1,0 +1,1 @@
+//! Pure: who is asking: user name, uid, groups, extra.

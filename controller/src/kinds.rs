@@ -1,0 +1,1 @@
+//! Pure: THE kind table; a kind is a row.

@@ -1,0 +1,1 @@
+//! Pure: an API object as whole JSON, with accessors for its metadata.

@@ -1,0 +1,1 @@
+//! Pure: the cluster's certificate authority, certificates and service-account keys.

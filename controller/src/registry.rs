@@ -1,0 +1,1 @@
+//! Shell: defaults, validates, admits, patches; the only writer of the store.

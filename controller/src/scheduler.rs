@@ -1,0 +1,1 @@
+//! Pure: filter, then rank; its shell binds.

@@ -1,0 +1,1 @@
+//! Shell: puts the control plane together and listens.

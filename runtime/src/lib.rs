@@ -1,0 +1,1 @@
+//! Images, sandboxes, containers: what a board runs, synchronously, without Kubernetes and without tokio.

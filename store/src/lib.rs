@@ -1,0 +1,1 @@
+//! Bytes, revisions, watches: the cluster's memory.
