@@ -52,4 +52,27 @@ impl Identity {
     pub fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|own| own == group)
     }
+
+    /// An authenticated user in these groups besides `system:authenticated`.
+    pub fn user(name: &str, groups: &[&str]) -> Identity {
+        let groups = groups.iter().chain(&["system:authenticated"]).map(|group| (*group).to_owned()).collect();
+        Identity { name: name.into(), groups, ..Identity::default() }
+    }
+
+    /// The board's name, when an agent asks: `system:node:<name>` in `system:nodes`.
+    pub fn node_name(&self) -> Option<&str> {
+        self.name.strip_prefix("system:node:").filter(|name| !name.is_empty() && self.is_in("system:nodes"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_known_by_name_and_group() {
+        assert_eq!(Identity::user("system:node:pi-1", &["system:nodes"]).node_name(), Some("pi-1"));
+        assert_eq!(Identity::user("system:node:pi-1", &[]).node_name(), None);
+        assert_eq!(Identity::user("pi-1", &["system:nodes"]).node_name(), None);
+    }
 }
