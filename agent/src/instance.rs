@@ -20,7 +20,8 @@ impl Instance {
     #[must_use]
     pub fn new(data_dir: &Path, run_dir: &Path, cgroup_root: Option<&str>) -> Self {
         let name = fingerprint(data_dir.as_os_str().as_encoded_bytes());
-        let cgroup_root = cgroup_root.map_or_else(|| format!("bramble-{name}"), |root| root.trim_matches('/').to_owned());
+        let cgroup_root =
+            cgroup_root.map_or_else(|| format!("bramble-{name}"), |root| root.trim_matches('/').to_owned());
         Self { name, data_dir: data_dir.to_owned(), run_dir: run_dir.to_owned(), cgroup_root }
     }
 

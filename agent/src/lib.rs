@@ -1,16 +1,16 @@
 //! The agent of one board: Kubernetes' kubelet and kube-proxy, small.
 
-pub mod instance;
-pub mod link;
-pub mod join;
 pub mod checkpoint;
-pub mod node;
-pub mod pods;
-pub mod volumes;
-pub mod probes;
+pub mod dns;
 pub mod images;
+pub mod instance;
+pub mod join;
+pub mod link;
 pub mod netlink;
 pub mod network;
-pub mod services;
-pub mod dns;
+pub mod node;
+pub mod pods;
+pub mod probes;
 pub mod serve;
+pub mod services;
+pub mod volumes;

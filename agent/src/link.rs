@@ -1,1 +1,199 @@
-//! Shell: the agent's connection to the API server: list, watch, patch.
+//! Shell: the agent's connection to the API server: what may be asked, and what comes back.
+//!
+//! One TLS connection, HTTP/2, carries every request and every watch of the agent, in JSON and on plain Kubernetes
+//! paths only, so that it works against any conformant API server. The connection itself is a door ([`Transport`]);
+//! tests answer from memory.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, Limited};
+use serde_json::Value;
+
+pub mod backoff;
+mod clock;
+mod connection;
+mod error;
+mod reflect;
+mod verifier;
+
+pub use clock::Clock;
+pub use connection::{Connection, Endpoint, Identity, Trust};
+pub use error::LinkError;
+pub use reflect::{Delta, Interest, Reflection};
+pub use verifier::{Pin as KeyPin, spki_pin};
+
+/// The body of an answer.
+pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// An answer that comes later.
+pub type Sending<'a> = Pin<Box<dyn Future<Output = Result<Response<Body>, LinkError>> + Send + 'a>>;
+
+/// The largest answer to a request that is no watch; a page of a list stays far below.
+const MAX_ANSWER_BYTES: usize = 16 << 20;
+
+/// A request that is no watch must be answered in this time; upstream's kubelet waits ten seconds for a lease and
+/// longer for the rest.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Carries a request whose URI is only path and query.
+pub trait Transport: Send + Sync {
+    /// Sends; resolves when the head of the answer is there.
+    fn send(&self, request: Request<Full<Bytes>>) -> Sending<'_>;
+
+    /// Resolves when the transport connects anew, so that whoever backs off may try at once.
+    fn reconnected(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+/// The way a patch is merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PatchKind {
+    /// RFC 7386.
+    Merge,
+    /// Kubernetes' own, by the merge keys of the schema.
+    Strategic,
+    /// RFC 6902.
+    Json,
+}
+
+/// The agent's API client; clones share the connection.
+#[derive(Clone)]
+pub struct Link {
+    transport: Arc<dyn Transport>,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Link")
+    }
+}
+
+impl Link {
+    /// A client over `transport`.
+    #[must_use]
+    pub fn new(transport: Arc<dyn Transport>) -> Self {
+        Self { transport }
+    }
+
+    /// GET of an object, e.g. `/api/v1/nodes/pi-1`.
+    ///
+    /// # Errors
+    /// Any [`LinkError`].
+    pub async fn get(&self, path: &str) -> Result<Value, LinkError> {
+        self.call(Method::GET, path, None, None).await
+    }
+
+    /// POST of a new object to a collection or of a request to a subresource.
+    ///
+    /// # Errors
+    /// Any [`LinkError`]; [`LinkError::is_already_exists`].
+    pub async fn create(&self, path: &str, object: &Value) -> Result<Value, LinkError> {
+        self.call(Method::POST, path, Some("application/json"), Some(object)).await
+    }
+
+    /// PUT of a whole object; with a resourceVersion in it only if nobody wrote since.
+    ///
+    /// # Errors
+    /// Any [`LinkError`]; [`LinkError::is_conflict`].
+    pub async fn update(&self, path: &str, object: &Value) -> Result<Value, LinkError> {
+        self.call(Method::PUT, path, Some("application/json"), Some(object)).await
+    }
+
+    /// PATCH.
+    ///
+    /// # Errors
+    /// Any [`LinkError`].
+    pub async fn patch(&self, path: &str, kind: PatchKind, patch: &Value) -> Result<Value, LinkError> {
+        let content_type = match kind {
+            PatchKind::Merge => "application/merge-patch+json",
+            PatchKind::Strategic => "application/strategic-merge-patch+json",
+            PatchKind::Json => "application/json-patch+json",
+        };
+        self.call(Method::PATCH, path, Some(content_type), Some(patch)).await
+    }
+
+    /// DELETE with `metav1.DeleteOptions`.
+    ///
+    /// # Errors
+    /// Any [`LinkError`].
+    pub async fn delete(&self, path: &str, options: &Value) -> Result<Value, LinkError> {
+        self.call(Method::DELETE, path, Some("application/json"), Some(options)).await
+    }
+
+    /// Lists, then watches for ever; see [`Reflection::next`]. Dropping the reflection ends the watch.
+    #[must_use]
+    pub fn reflect(&self, interest: Interest) -> Reflection {
+        Reflection::start(self.clone(), interest)
+    }
+
+    /// Sends and hands out the answer's head and body as they come, for watches.
+    pub(crate) async fn open(&self, path: &str) -> Result<Body, LinkError> {
+        let answer = self.transport.send(request(Method::GET, path, None, None)?).await?;
+        let (head, body) = answer.into_parts();
+        if head.status.is_success() {
+            return Ok(body);
+        }
+        let bytes = collect(body).await?;
+        Err(LinkError::from_answer(head.status, &head.headers, &bytes))
+    }
+
+    /// Resolves when the transport connects anew.
+    pub(crate) async fn reconnected(&self) {
+        self.transport.reconnected().await;
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: Option<&str>,
+        body: Option<&Value>,
+    ) -> Result<Value, LinkError> {
+        let request = request(method, path, content_type, body)?;
+        let answered = async {
+            let (head, body) = self.transport.send(request).await?.into_parts();
+            Ok::<_, LinkError>((head, collect(body).await?))
+        };
+        let (head, bytes) = tokio::time::timeout(REQUEST_TIMEOUT, answered)
+            .await
+            .map_err(|_| LinkError::Unreachable(format!("{path}: no answer in {} s", REQUEST_TIMEOUT.as_secs())))??;
+        if !head.status.is_success() {
+            return Err(LinkError::from_answer(head.status, &head.headers, &bytes));
+        }
+        if head.status == StatusCode::NO_CONTENT || bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&bytes).map_err(|error| LinkError::Malformed { path: path.to_owned(), error })
+    }
+}
+
+async fn collect(body: Body) -> Result<Bytes, LinkError> {
+    match Limited::new(body, MAX_ANSWER_BYTES).collect().await {
+        Ok(all) => Ok(all.to_bytes()),
+        Err(error) => Err(LinkError::Unreachable(format!("reading the answer: {error}"))),
+    }
+}
+
+fn request(
+    method: Method,
+    path: &str,
+    content_type: Option<&str>,
+    body: Option<&Value>,
+) -> Result<Request<Full<Bytes>>, LinkError> {
+    let mut builder = Request::builder().method(method).uri(path).header(header::ACCEPT, "application/json");
+    if let Some(content_type) = content_type {
+        builder = builder.header(header::CONTENT_TYPE, content_type);
+    }
+    let bytes = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
+    builder.body(Full::new(bytes)).map_err(|error| LinkError::Request(format!("{path}: {error}")))
+}
+
+#[cfg(test)]
+pub(crate) mod fakes;

@@ -1,0 +1,360 @@
+//! Shell: the one TLS connection, made when it is needed, made anew when it breaks or the certificate changes.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex as Lock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Uri, header};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ClientConfig;
+use rustls::crypto::{CryptoProvider, ring as provider};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::net::TcpStream;
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use super::backoff::Backoff;
+use super::clock::Clock;
+use super::reflect::random;
+use super::verifier::{LookingVerifier, PinnedVerifier};
+use super::{LinkError, Sending, Transport};
+
+/// A connection that does not come up in this time is tried again.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Pings find a peer that vanished without a word; upstream's 30 s and 15 s.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Bytes in flight per stream and connection; hyper's 2 MiB and 5 MiB are for fast networks and large machines.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 1 << 20;
+
+/// Where the API server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// A name or an address.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// Reads `https://host:port`, `host:port` or `host`; the port is 6443 unless said otherwise.
+    ///
+    /// # Errors
+    /// A sentence for the user.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let bare = text.trim().trim_end_matches('/');
+        if bare.starts_with("http://") {
+            return Err(format!("{text}: the API server speaks only TLS, write https://"));
+        }
+        let bare = bare.strip_prefix("https://").unwrap_or(bare);
+        let uri: Uri = format!("https://{bare}").parse().map_err(|error| format!("{text}: {error}"))?;
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| format!("{text}: no host"))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(Self { host, port: uri.port_u16().unwrap_or(6443) })
+    }
+
+    /// `host:port`, with brackets around an IPv6 address.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Whom to believe.
+#[derive(Debug, Clone)]
+pub enum Trust {
+    /// These authorities (DER); dates are checked by the clock's trusted time only.
+    Pinned(Vec<CertificateDer<'static>>),
+    /// Nobody: only to look for the authority that matches a pin. No credentials may be used with it.
+    Look(Look),
+}
+
+/// What was seen while looking.
+#[derive(Debug, Clone)]
+pub struct Look(Arc<LookingVerifier>);
+
+impl Look {
+    /// Nothing seen yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self(Arc::new(LookingVerifier::new(Arc::new(provider::default_provider()))))
+    }
+
+    /// The chain that the server showed.
+    #[must_use]
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.0.chain()
+    }
+}
+
+impl Default for Look {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Who we are to the server.
+pub enum Identity {
+    /// Nobody.
+    Anonymous,
+    /// A bootstrap token.
+    Bearer(String),
+    /// A client certificate, its chain and its key.
+    Certificate(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
+}
+
+/// The transport over the network.
+pub struct Connection {
+    endpoint: Endpoint,
+    clock: Arc<Clock>,
+    credentials: Lock<Credentials>,
+    current: Mutex<Current>,
+    connected: watch::Sender<u64>,
+}
+
+#[derive(Clone)]
+struct Credentials {
+    tls: Arc<ClientConfig>,
+    bearer: Option<HeaderValue>,
+    generation: u64,
+}
+
+struct Current {
+    sender: Option<(u64, SendRequest<Full<Bytes>>)>,
+    backoff: Backoff,
+    /// After a failure: what it was, and when to try again.
+    refused: Option<(Instant, String, bool)>,
+}
+
+impl Connection {
+    /// Prepares a connection; nothing is sent before the first request.
+    ///
+    /// # Errors
+    /// A sentence about certificates that cannot be used.
+    pub fn new(endpoint: Endpoint, trust: &Trust, identity: Identity, clock: Arc<Clock>) -> Result<Self, String> {
+        let credentials = credentials(trust, identity, &clock, 0)?;
+        let current = Current {
+            sender: None,
+            backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
+            refused: None,
+        };
+        Ok(Self {
+            endpoint,
+            clock,
+            credentials: Lock::new(credentials),
+            current: Mutex::new(current),
+            connected: watch::Sender::new(0),
+        })
+    }
+
+    /// New requests use these credentials over a new connection; what is under way ends on the old one.
+    ///
+    /// # Errors
+    /// A sentence about certificates that cannot be used; the former ones stay.
+    pub fn replace(&self, trust: &Trust, identity: Identity) -> Result<(), String> {
+        let mut slot = self.credentials.lock().unwrap_or_else(PoisonError::into_inner);
+        *slot = credentials(trust, identity, &self.clock, slot.generation + 1)?;
+        Ok(())
+    }
+
+    /// The server that this connects to.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    async fn sender(&self, credentials: &Credentials) -> Result<SendRequest<Full<Bytes>>, LinkError> {
+        let mut current = self.current.lock().await;
+        if let Some((generation, sender)) = &current.sender
+            && *generation == credentials.generation
+            && !sender.is_closed()
+        {
+            return Ok(sender.clone());
+        }
+        if let Some((until, error, untrusted)) = &current.refused
+            && Instant::now() < *until
+        {
+            return Err(failure(error.clone(), *untrusted));
+        }
+        let made = tokio::time::timeout(CONNECT_TIMEOUT, connect(&self.endpoint, credentials))
+            .await
+            .unwrap_or_else(|_| Err((format!("{}: no answer", self.endpoint.authority()), false)));
+        match made {
+            Ok(sender) => {
+                info!(server = %self.endpoint.authority(), "connected to the API server");
+                current.sender = Some((credentials.generation, sender.clone()));
+                current.refused = None;
+                current.backoff.reset();
+                self.connected.send_modify(|count| *count += 1);
+                Ok(sender)
+            }
+            Err((error, untrusted)) => {
+                let pause = current.backoff.advance(random());
+                current.refused = Some((Instant::now() + pause, error.clone(), untrusted));
+                Err(failure(error, untrusted))
+            }
+        }
+    }
+
+    fn note_date(&self, value: Option<&HeaderValue>) {
+        if let Some(unix_s) = value.and_then(|value| value.to_str().ok()).and_then(http_date) {
+            self.clock.authenticate(unix_s);
+        }
+    }
+}
+
+fn failure(message: String, untrusted: bool) -> LinkError {
+    if untrusted { LinkError::Untrusted(message) } else { LinkError::Unreachable(message) }
+}
+
+impl Transport for Connection {
+    fn send(&self, mut request: Request<Full<Bytes>>) -> Sending<'_> {
+        Box::pin(async move {
+            let credentials = self.credentials.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let mut sender = self.sender(&credentials).await?;
+            let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+            let uri = format!("https://{}{path}", self.endpoint.authority());
+            *request.uri_mut() = uri.parse().map_err(|error| LinkError::Request(format!("{uri}: {error}")))?;
+            if let Some(bearer) = &credentials.bearer {
+                request.headers_mut().insert(header::AUTHORIZATION, bearer.clone());
+            }
+            let user_agent = HeaderValue::from_static(concat!("bramble-agent/", env!("CARGO_PKG_VERSION")));
+            request.headers_mut().insert(header::USER_AGENT, user_agent);
+            let answer = sender.send_request(request).await.map_err(|error| LinkError::Unreachable(chain(&error)))?;
+            self.note_date(answer.headers().get(header::DATE));
+            Ok(answer.map(|body| body.map_err(std::io::Error::other).boxed_unsync()))
+        })
+    }
+
+    fn reconnected(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        let mut seen = self.connected.subscribe();
+        Box::pin(async move {
+            if seen.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+}
+
+/// The error and whether it says that the server is not whom we trust.
+async fn connect(endpoint: &Endpoint, credentials: &Credentials) -> Result<SendRequest<Full<Bytes>>, (String, bool)> {
+    let server = endpoint.authority();
+    let plain = |error: &dyn std::error::Error| (format!("{server}: {}", chain(error)), false);
+    let tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(|error| plain(&error))?;
+    tcp.set_nodelay(true).map_err(|error| plain(&error))?;
+    let name = ServerName::try_from(endpoint.host.clone()).map_err(|error| plain(&error))?;
+    let tls =
+        tokio_rustls::TlsConnector::from(Arc::clone(&credentials.tls)).connect(name, tcp).await.map_err(|error| {
+            let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            let untrusted = matches!(inner, Some(rustls::Error::InvalidCertificate(_)));
+            (format!("{server}: {}", chain(&error)), untrusted)
+        })?;
+    let (sender, driver) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .handshake(TokioIo::new(tls))
+        .await
+        .map_err(|error| plain(&error))?;
+    tokio::spawn(async move {
+        if let Err(error) = driver.await {
+            debug!(error = %chain(&error), "the connection to the API server ended");
+        }
+    });
+    Ok(sender)
+}
+
+fn credentials(trust: &Trust, identity: Identity, clock: &Arc<Clock>, generation: u64) -> Result<Credentials, String> {
+    let crypto: Arc<CryptoProvider> = Arc::new(provider::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&crypto))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .dangerous();
+    let builder = match trust {
+        Trust::Pinned(roots) => {
+            builder.with_custom_certificate_verifier(Arc::new(PinnedVerifier::new(roots, Arc::clone(clock), crypto)?))
+        }
+        Trust::Look(Look(verifier)) => {
+            if !matches!(identity, Identity::Anonymous) {
+                return Err("credentials are never shown to a server that is not trusted yet".to_owned());
+            }
+            builder.with_custom_certificate_verifier(Arc::clone(verifier) as Arc<_>)
+        }
+    };
+    let mut bearer = None;
+    let mut tls = match identity {
+        Identity::Anonymous => builder.with_no_client_auth(),
+        Identity::Bearer(token) => {
+            let mut value = HeaderValue::try_from(format!("Bearer {token}")).map_err(|error| error.to_string())?;
+            value.set_sensitive(true);
+            bearer = Some(value);
+            builder.with_no_client_auth()
+        }
+        Identity::Certificate(chain, key) => {
+            builder.with_client_auth_cert(chain, key).map_err(|error| format!("the client certificate: {error}"))?
+        }
+    };
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(Credentials { tls: Arc::new(tls), bearer, generation })
+}
+
+/// The whole chain of an error, for one log line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(next) = source {
+        let next_text = next.to_string();
+        if !text.ends_with(&next_text) {
+            text = format!("{text}: {next_text}");
+        }
+        source = next.source();
+    }
+    text
+}
+
+/// `Sun, 22 Nov 2026 03:46:56 GMT` in Unix seconds (RFC 9110, IMF-fixdate).
+fn http_date(text: &str) -> Option<u64> {
+    let mut words = text.split_ascii_whitespace().skip(1);
+    let day: i64 = words.next()?.parse().ok()?;
+    let month = words.next()?;
+    let names = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = i64::try_from(names.iter().position(|name| *name == month)?).ok()? + 1;
+    let year: i64 = words.next()?.parse().ok()?;
+    let mut clock = words.next()?.split(':').map(str::parse::<i64>);
+    let (hours, minutes, seconds) = (clock.next()?.ok()?, clock.next()?.ok()?, clock.next()?.ok()?);
+    let days = crate::pods::time::days_from_civil(year, month, day);
+    u64::try_from(days * 86_400 + hours * 3600 + minutes * 60 + seconds).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_read_in_every_spelling() {
+        let parse = |text: &str| Endpoint::parse(text).map(|endpoint| endpoint.authority());
+        assert_eq!(parse("https://pi-1:6443/").unwrap(), "pi-1:6443");
+        assert_eq!(parse("10.0.0.5").unwrap(), "10.0.0.5:6443");
+        assert_eq!(parse("https://[fd00::1]:443").unwrap(), "[fd00::1]:443");
+        assert!(parse("http://pi-1").unwrap_err().contains("TLS"));
+    }
+
+    #[test]
+    fn the_date_header_is_read() {
+        assert_eq!(http_date("Sun, 22 Nov 2026 03:46:56 GMT"), Some(1_795_319_216));
+        assert_eq!(http_date("nonsense"), None);
+    }
+}
