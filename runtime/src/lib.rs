@@ -1,1 +1,30 @@
 //! Images, sandboxes, containers: what a board runs, synchronously, without Kubernetes and without tokio.
+//!
+//! A pod is a *sandbox*: namespaces held by bind mounts, a cgroup, and one tiny *shim* process. A container is
+//! libcontainer's, made by a one-shot *verb* of the same binary; the shim owns its stdio, its log and its exit code.
+//!
+//! ```text
+//!  agent (tokio) --Runtime--> shim (one a pod, poll)  --fork+exec--> verb: container-create | container-exec
+//!       ^                        | reaps, logs, stamps                     | libcontainer, single-threaded
+//!       '---- Events (inotify) --' <id>.exit by rename                     '--> container's init, child of the shim
+//! ```
+//!
+//! **Architecture invariant:** only `verbs` calls libcontainer, and only in a single-threaded one-shot process.
+//! **Architecture invariant:** nothing here knows an API object; the agent translates.
+
+pub mod config;
+pub mod error;
+pub mod layout;
+pub mod runtime;
+pub mod session;
+pub mod status;
+
+pub use config::{
+    Capabilities, ContainerConfig, DeviceMapping, ExecConfig, IdMap, ImageId, Mount, PodIdentity, Propagation,
+    Resources, Rlimit, Rootfs, SandboxConfig, Seccomp, Security, Size,
+};
+pub use error::Error;
+pub use layout::Layout;
+pub use runtime::{Events, Runtime, helper_main, new_id};
+pub use session::{ExitStatus, Session};
+pub use status::{ContainerState, ContainerStatus, EventKind, RuntimeEvent, SandboxStatus, Stats, SweepReport};
