@@ -1,1 +1,38 @@
-//! Bytes, revisions, watches: the cluster's memory.
+//! Pure: the map of the store. Bytes, revisions, watches: the cluster's memory; it knows no Kubernetes kind.
+//!
+//! A write goes one way: [`Store::write`] -> the writer's queue -> `stage` (preconditions, one revision a batch) ->
+//! one commit of the backing for everybody who waits -> publication (overlay, history rings) -> [`Watch`]es.
+//! Next stop of an object: the API's watch and list handlers, and every controller's view.
+//!
+//! **Architecture invariant:** one writer assigns and publishes revisions, in the same order.
+//! **Architecture invariant:** a durable write is visible to nobody before its fsync returned.
+//! **Architecture invariant:** no revision is ever shown twice with different content, whatever was lost in a power cut.
+//! **Architecture invariant:** an idle store neither wakes up nor writes a byte.
+//! **Architecture invariant:** this crate depends on no other crate of the house.
+
+#![forbid(unsafe_code)]
+
+mod backend;
+mod config;
+mod error;
+mod history;
+mod overlay;
+mod page;
+mod query;
+mod record;
+mod stage;
+mod state;
+mod store;
+mod watch;
+mod write;
+mod writer;
+
+pub use backend::BackingError;
+pub use config::{Backend, Config, Door};
+pub use error::{OpenError, ReadError, WatchError, WriteError};
+pub use history::{Event, EventKind};
+pub use query::{ListQuery, Page};
+pub use record::{Record, Revision};
+pub use store::Store;
+pub use watch::Watch;
+pub use write::{BATCH_WRITES_MAX, Change, Durability, KEY_BYTES_MAX, Precondition, VALUE_BYTES_MAX, Write};

@@ -1,0 +1,121 @@
+//! Shell: the door between redb and its file: keeps the file under its cap, and tells "full" from "broken".
+
+use std::io;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use redb::{BackendError, StorageBackend};
+
+/// Part of the largest file that only deletes may use: they copy pages before they free them.
+const DELETES_SHARE: u64 = 16;
+
+/// What the door may let through, shared with the writer.
+#[derive(Debug)]
+pub(super) struct Limits {
+    bytes_max: u64,
+    /// The running commit frees space.
+    pub(super) frees: AtomicBool,
+    /// Something was refused for want of space.
+    pub(super) refused: AtomicBool,
+}
+
+impl Limits {
+    pub(super) fn new(bytes_max: u64) -> Limits {
+        Limits { bytes_max, frees: AtomicBool::new(false), refused: AtomicBool::new(false) }
+    }
+
+    fn refuse(&self) -> io::Error {
+        self.refused.store(true, Ordering::Relaxed);
+        io::Error::new(io::ErrorKind::StorageFull, "the store has reached its cap")
+    }
+
+    fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        if let Err(error) = &result
+            && matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        {
+            self.refused.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+/// A storage with limits.
+#[derive(Debug)]
+pub(super) struct Capped {
+    inner: Box<dyn StorageBackend>,
+    limits: Arc<Limits>,
+    len: AtomicU64,
+}
+
+impl Capped {
+    pub(super) fn new(inner: Box<dyn StorageBackend>, limits: Arc<Limits>) -> io::Result<Capped> {
+        let len = AtomicU64::new(inner.len()?);
+        Ok(Capped { inner, limits, len })
+    }
+
+    /// redb doubles its file when it grows; when the next doubling is over the cap, the end of the present file is
+    /// kept for deletes.
+    fn puts_end(&self) -> u64 {
+        let len = self.len.load(Ordering::Relaxed);
+        if len.saturating_mul(2) <= self.limits.bytes_max { u64::MAX } else { len - len / DELETES_SHARE }
+    }
+}
+
+impl StorageBackend for Capped {
+    fn len(&self) -> Result<u64, io::Error> {
+        self.inner.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), io::Error> {
+        self.inner.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        if len > self.limits.bytes_max && len > self.len.load(Ordering::Relaxed) {
+            return Err(self.limits.refuse());
+        }
+        self.limits.note(self.inner.set_len(len))?;
+        self.len.store(len, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> Result<(), io::Error> {
+        self.inner.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        if offset + data.len() as u64 > self.puts_end() && !self.limits.frees.load(Ordering::Relaxed) {
+            return Err(self.limits.refuse());
+        }
+        self.limits.note(self.inner.write(offset, data))
+    }
+
+    fn close(&self) -> Result<(), io::Error> {
+        self.inner.close()
+    }
+
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.inner.try_lock_range(start, end)
+    }
+
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.inner.try_lock_shared_range(start, end)
+    }
+
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.lock_range(start, end)
+    }
+
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.lock_shared_range(start, end)
+    }
+
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.inner.unlock_range(start, end)
+    }
+
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.inner.query_lock_range(start, end)
+    }
+}

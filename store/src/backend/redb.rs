@@ -1,0 +1,215 @@
+//! Shell: records in a redb file: one table of records, one of meta.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::{Bound, ControlFlow};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use ::redb::backends::FileBackend;
+use ::redb::{
+    Builder, Database, Error, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    WriteTransaction,
+};
+
+use super::door::{Capped, Limits};
+use super::{Backing, BackingError, Commit, Meta, Snapshot, Visit};
+use crate::config::{Backend, Config, Door};
+use crate::error::OpenError;
+use crate::record::encode;
+
+const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+/// Raised when a file of an older version could not be read any more.
+const FORMAT: u64 = 1;
+
+pub(crate) struct RedbBacking {
+    /// None only while recovering.
+    db: Option<Database>,
+    door: Door,
+    limits: Arc<Limits>,
+    cache_bytes: usize,
+}
+
+struct RedbSnapshot(ReadOnlyTable<&'static str, &'static [u8]>);
+
+impl RedbBacking {
+    /// Opens or makes the file that the config names.
+    pub(crate) fn open(config: &Config) -> Result<RedbBacking, OpenError> {
+        let (door, path): (Door, String) = match &config.backend {
+            Backend::RedbDoor(door) => (door.clone(), "behind its door".into()),
+            Backend::Redb(path) => {
+                let shown = path.display().to_string();
+                let path = path.clone();
+                (Arc::new(move || open_file(&path)), shown)
+            }
+            Backend::Memory => (Arc::new(|| Ok(Box::new(::redb::backends::InMemoryBackend::new()))), "memory".into()),
+        };
+        let limits = Arc::new(Limits::new(config.file_bytes_max));
+        let mut backing = RedbBacking { db: None, door, limits, cache_bytes: config.cache_bytes };
+        backing.reopen().map_err(|error| match error {
+            BackingError::Locked => OpenError::Locked { path },
+            BackingError::Format { found, known } => OpenError::Format { found, known },
+            error => OpenError::Backend(error),
+        })?;
+        Ok(backing)
+    }
+
+    fn reopen(&mut self) -> Result<(), BackingError> {
+        // The old one goes first: it holds the lock of the file.
+        self.db = None;
+        // Repairing and making the tables may use what is kept for deletes.
+        self.limits.frees.store(true, Ordering::Relaxed);
+        let inner = (self.door)().map_err(|error| failed(&self.limits, Error::from(error)))?;
+        let capped =
+            Capped::new(inner, self.limits.clone()).map_err(|error| failed(&self.limits, Error::from(error)))?;
+        let db = Builder::new()
+            .set_cache_size(self.cache_bytes)
+            .create_with_backend(capped)
+            .map_err(|error| failed(&self.limits, error.into()))?;
+        prepare(&db).map_err(|error| failed(&self.limits, error))?;
+        let db = self.db.insert(db);
+        match number(&*meta_table(db).map_err(|error| failed(&self.limits, error))?, "format") {
+            Ok(FORMAT) => Ok(()),
+            Ok(found) => Err(BackingError::Format { found, known: FORMAT }),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn db(&self) -> Result<&Database, BackingError> {
+        self.db.as_ref().ok_or_else(|| BackingError::Failed("not open".into()))
+    }
+
+    fn write(&self, commit: &Commit) -> Result<(), BackingError> {
+        let error = |error: Error| failed(&self.limits, error);
+        let transaction = self.db()?.begin_write().map_err(|e| error(e.into()))?;
+        fill(&transaction, commit).map_err(error)?;
+        transaction.commit().map_err(|e| error(e.into()))
+    }
+}
+
+/// A new file is made 0600, and its name is on stable storage before anything in it matters.
+fn open_file(path: &Path) -> io::Result<Box<dyn StorageBackend>> {
+    let new = !path.exists();
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    if new && let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(Box::new(FileBackend::new(file).map_err(io::Error::other)?))
+}
+
+/// Makes the tables of a new file; an old one is left as it is.
+fn prepare(db: &Database) -> Result<(), Error> {
+    let exists = db.begin_read()?.open_table(META);
+    if exists.is_ok() {
+        return Ok(());
+    }
+    let transaction = db.begin_write()?;
+    transaction.open_table(RECORDS)?;
+    transaction.open_table(META)?.insert("format", FORMAT.to_le_bytes().as_slice())?;
+    transaction.commit()?;
+    Ok(())
+}
+
+fn fill(transaction: &WriteTransaction, commit: &Commit) -> Result<(), Error> {
+    let mut records = transaction.open_table(RECORDS)?;
+    for (key, version) in &commit.records {
+        match version {
+            Some(version) => records.insert(&**key, encode(key, version).as_slice())?,
+            None => records.remove(&**key)?,
+        };
+    }
+    if let Some(meta) = &commit.meta {
+        let soft: Vec<&str> = meta.soft.iter().map(String::as_str).collect();
+        let mut table = transaction.open_table(META)?;
+        table.insert("reserved", meta.reserved.to_le_bytes().as_slice())?;
+        table.insert("floor", meta.floor.to_le_bytes().as_slice())?;
+        table.insert("soft", soft.join("\n").as_bytes())?;
+    }
+    Ok(())
+}
+
+fn meta_table(db: &Database) -> Result<Box<ReadOnlyTable<&'static str, &'static [u8]>>, Error> {
+    Ok(Box::new(db.begin_read()?.open_table(META)?))
+}
+
+/// A number of the meta table; zero where it was never written.
+fn number(table: &ReadOnlyTable<&'static str, &'static [u8]>, key: &str) -> Result<u64, BackingError> {
+    let value = ReadableTable::get(table, key).map_err(|error| plain(error.into()))?;
+    let Some(value) = value else { return Ok(0) };
+    let bytes = value.value().try_into().map_err(|_| BackingError::Corrupt(format!("meta {key}")))?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+fn plain(error: Error) -> BackingError {
+    match error {
+        Error::DatabaseAlreadyOpen => BackingError::Locked,
+        Error::Corrupted(what) => BackingError::Corrupt(what),
+        error => BackingError::Failed(error.to_string()),
+    }
+}
+
+fn failed(limits: &Limits, error: Error) -> BackingError {
+    if limits.refused.swap(false, Ordering::Relaxed) { BackingError::Full } else { plain(error) }
+}
+
+impl Backing for RedbBacking {
+    fn meta(&self) -> Result<Meta, BackingError> {
+        let table = meta_table(self.db()?).map_err(plain)?;
+        let soft = ReadableTable::get(&*table, "soft").map_err(|error| plain(error.into()))?;
+        let soft = match &soft {
+            Some(soft) => std::str::from_utf8(soft.value()).map_err(|_| BackingError::Corrupt("meta soft".into()))?,
+            None => "",
+        };
+        Ok(Meta {
+            reserved: number(&table, "reserved")?,
+            floor: number(&table, "floor")?,
+            soft: soft.lines().map(str::to_owned).collect(),
+        })
+    }
+
+    fn snapshot(&self) -> Result<Arc<dyn Snapshot>, BackingError> {
+        let transaction = self.db()?.begin_read().map_err(|error| plain(error.into()))?;
+        let table = transaction.open_table(RECORDS).map_err(|error| plain(error.into()))?;
+        Ok(Arc::new(RedbSnapshot(table)))
+    }
+
+    fn commit(&mut self, commit: &Commit) -> Result<(), BackingError> {
+        self.limits.frees.store(commit.frees, Ordering::Relaxed);
+        self.write(commit)
+    }
+
+    fn recover(&mut self) -> Result<(), BackingError> {
+        self.reopen()
+    }
+}
+
+impl Snapshot for RedbSnapshot {
+    fn get(&self, key: &str, read: &mut dyn FnMut(&[u8])) -> Result<(), BackingError> {
+        if let Some(raw) = ReadableTable::get(&self.0, key).map_err(|error| plain(error.into()))? {
+            read(raw.value());
+        }
+        Ok(())
+    }
+
+    fn scan(&self, prefix: &str, after: Option<&str>, visit: Visit<'_>) -> Result<(), BackingError> {
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let range =
+            ReadableTable::range::<&str>(&self.0, (from, Bound::Unbounded)).map_err(|error| plain(error.into()))?;
+        for entry in range {
+            let (key, raw) = entry.map_err(|error| plain(error.into()))?;
+            if !key.value().starts_with(prefix) {
+                break;
+            }
+            if let ControlFlow::Break(()) = visit(key.value(), raw.value()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,87 @@
+//! Pure: where a store lives and its bounds.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Makes the storage under redb, once for every open; tests cut the power there.
+pub type Door = Arc<dyn Fn() -> io::Result<Box<dyn redb::StorageBackend>> + Send + Sync>;
+
+/// Where the records live.
+#[derive(Clone)]
+pub enum Backend {
+    /// A redb file at this path.
+    Redb(PathBuf),
+    /// redb over whatever the door gives.
+    RedbDoor(Door),
+    /// In memory; gone with the store.
+    Memory,
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Backend::Redb(path) => f.debug_tuple("Redb").field(path).finish(),
+            Backend::RedbDoor(_) => f.write_str("RedbDoor"),
+            Backend::Memory => f.write_str("Memory"),
+        }
+    }
+}
+
+/// How a store is opened: its backend, and every bound with its default.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the records live.
+    pub backend: Backend,
+    /// Event history of one resource prefix. A few hundred pods' worth of changes: enough for a client that
+    /// reconnects and for a long chunked list, little enough for a board.
+    pub history_bytes_per_resource: usize,
+    /// Event history of all resources together; beyond it the largest one forgets first.
+    pub history_bytes: usize,
+    /// Records that live in memory only (volatile and deferred writes); beyond it all of them go to disk.
+    pub overlay_bytes: usize,
+    /// A deferred write is on disk at the latest after this time: what a power cut may take.
+    pub deferred_max_delay: Duration,
+    /// Writes that wait for the writer; further callers wait for a place.
+    pub queue_writes: usize,
+    /// Bytes of values that share one commit: bounds the latency of the group, and keeps it within the history.
+    pub group_bytes: usize,
+    /// The redb file grows no further; deletes still work then.
+    pub file_bytes_max: u64,
+    /// redb's page cache.
+    pub cache_bytes: usize,
+}
+
+impl Config {
+    /// The defaults, over this backend.
+    pub fn new(backend: Backend) -> Config {
+        Config {
+            backend,
+            history_bytes_per_resource: 1 << 20,
+            history_bytes: 3 << 20,
+            overlay_bytes: 4 << 20,
+            deferred_max_delay: Duration::from_secs(2),
+            queue_writes: 1024,
+            group_bytes: 256 << 10,
+            file_bytes_max: 1 << 30,
+            cache_bytes: 2 << 20,
+        }
+    }
+
+    /// A store in a redb file.
+    pub fn redb(path: impl Into<PathBuf>) -> Config {
+        Config::new(Backend::Redb(path.into()))
+    }
+
+    /// A store in memory.
+    pub fn memory() -> Config {
+        Config::new(Backend::Memory)
+    }
+
+    /// On a full disk, puts may try again after so much was deleted.
+    pub(crate) fn full_retry_bytes(&self) -> usize {
+        usize::try_from(self.file_bytes_max / 32).unwrap_or(usize::MAX)
+    }
+}

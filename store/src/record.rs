@@ -1,0 +1,91 @@
+//! Pure: a record, its revision, and its checksummed form at rest.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+/// A point in the one global order of all writes. Zero is before everything; no write ever has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A key with its value and the revision of its last write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// `<resource>/<rest>`.
+    pub key: String,
+    /// What was put.
+    pub value: Bytes,
+    /// The revision to show and to compare with.
+    pub revision: Revision,
+}
+
+/// The value and the revision of one key, where the key is known already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Version {
+    pub(crate) revision: Revision,
+    pub(crate) value: Bytes,
+}
+
+/// The bytes of a record do not match their checksum, or are not a record at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Damaged;
+
+/// Form of a record at rest: format byte, CRC-32 over key, revision and value, revision, value.
+const FORMAT: u8 = 1;
+const HEADER_BYTES: usize = 1 + 4 + 8;
+
+fn checksum(key: &str, revision: &[u8], value: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(key.as_bytes());
+    hasher.update(revision);
+    hasher.update(value);
+    hasher.finalize()
+}
+
+/// The bytes at rest of a version of `key`.
+pub(crate) fn encode(key: &str, version: &Version) -> Vec<u8> {
+    let revision = version.revision.0.to_le_bytes();
+    let mut raw = Vec::with_capacity(HEADER_BYTES + version.value.len());
+    raw.push(FORMAT);
+    raw.extend_from_slice(&checksum(key, &revision, &version.value).to_le_bytes());
+    raw.extend_from_slice(&revision);
+    raw.extend_from_slice(&version.value);
+    raw
+}
+
+/// The inverse of [`encode`]; the key takes part in the checksum, so a value under a foreign key is found out.
+pub(crate) fn decode(key: &str, raw: &[u8]) -> Result<Version, Damaged> {
+    let (header, value) = raw.split_at_checked(HEADER_BYTES).ok_or(Damaged)?;
+    let (format, rest) = header.split_first().ok_or(Damaged)?;
+    let (crc, revision) = rest.split_at(4);
+    if *format != FORMAT || crc != checksum(key, revision, value).to_le_bytes() {
+        return Err(Damaged);
+    }
+    let revision = u64::from_le_bytes(revision.try_into().map_err(|_| Damaged)?);
+    Ok(Version { revision: Revision(revision), value: Bytes::copy_from_slice(value) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flipped_bit_and_a_foreign_key_are_found_out() {
+        let version = Version { revision: Revision(7), value: Bytes::from_static(b"{\"a\":1}") };
+        let raw = encode("pods/a", &version);
+        assert_eq!(decode("pods/a", &raw), Ok(version));
+        assert_eq!(decode("pods/b", &raw), Err(Damaged));
+        assert_eq!(decode("pods/a", &raw[..HEADER_BYTES - 1]), Err(Damaged));
+        for bit in 0..raw.len() * 8 {
+            let mut flipped = raw.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(decode("pods/a", &flipped), Err(Damaged), "bit {bit}");
+        }
+    }
+}

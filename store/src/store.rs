@@ -1,0 +1,237 @@
+//! Shell: the store's door: reads on the caller's thread, writes through the one writer.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::sync::{Notify, Semaphore, oneshot};
+
+use crate::backend::memory::MemoryBacking;
+use crate::backend::redb::RedbBacking;
+use crate::backend::{Backing, BackingError};
+use crate::config::{Backend, Config};
+use crate::error::{OpenError, ReadError, WatchError, WriteError};
+use crate::page::merge;
+use crate::query::{ListQuery, Page};
+use crate::record::{Record, Revision, Version};
+use crate::stage::Current;
+use crate::state::{Shown, State, read};
+use crate::watch::Watch;
+use crate::write::{Durability, Write, resource, validate};
+use crate::writer::{Queue, Request, Writer};
+
+/// Stack of the writer; redb's trees are a few levels deep.
+const WRITER_STACK_BYTES: usize = 512 << 10;
+/// The revision of an empty new store: clients give zero another meaning.
+const FIRST_REVISION: u64 = 1;
+
+/// What the store's handles, its watches and its writer share.
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    published: AtomicU64,
+    announced: Notify,
+    pub(crate) queue: Queue,
+    pub(crate) permits: Semaphore,
+    pub(crate) config: Config,
+}
+
+impl Shared {
+    /// Never held across a commit or an await.
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn announce(&self, published: Revision) {
+        self.published.store(published.0, Ordering::Release);
+        self.announced.notify_waiters();
+    }
+
+    /// Ends all watches and waits.
+    pub(crate) fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        let wakes: Vec<_> = state.resources.values().map(|resource| resource.wake.clone()).collect();
+        drop(state);
+        self.permits.close();
+        self.announced.notify_waiters();
+        wakes.iter().for_each(|wake| wake.notify_waiters());
+    }
+}
+
+/// Ends the writer with the last handle.
+struct Handle {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.queue.close();
+        if let Some(writer) = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = writer.join();
+        }
+    }
+}
+
+/// The store. Clones share it; the last one to go writes what is deferred and closes it.
+#[derive(Clone)]
+pub struct Store {
+    handle: Arc<Handle>,
+}
+
+impl Store {
+    /// Opens or makes the store. Blocks; after a power cut for as long as a check of the file takes.
+    pub fn open(config: Config) -> Result<Store, OpenError> {
+        let backing: Box<dyn Backing> = match &config.backend {
+            Backend::Memory => Box::new(MemoryBacking::default()),
+            Backend::Redb(_) | Backend::RedbDoor(_) => Box::new(RedbBacking::open(&config)?),
+        };
+        let meta = backing.meta().map_err(OpenError::Backend)?;
+        let base = Revision(meta.reserved.max(FIRST_REVISION));
+        let shown = Shown { base, floor: Revision(meta.floor), soft: meta.soft.clone() };
+        let snapshot = backing.snapshot().map_err(OpenError::Backend)?;
+        let state = State::new(shown, snapshot, config.history_bytes, config.history_bytes_per_resource);
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            published: AtomicU64::new(base.0),
+            announced: Notify::new(),
+            queue: Queue::default(),
+            permits: Semaphore::new(config.queue_writes),
+            config,
+        });
+        let writer = Writer::new(shared.clone(), backing, meta, base);
+        let writer = std::thread::Builder::new()
+            .name("store-writer".into())
+            .stack_size(WRITER_STACK_BYTES)
+            .spawn(move || writer.run())
+            .map_err(OpenError::Thread)?;
+        Ok(Store { handle: Arc::new(Handle { shared, writer: Mutex::new(Some(writer)) }) })
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+
+    /// Writes all of a batch or nothing, and gives its revision; all its events have it. A batch that changes nothing
+    /// gets the revision of the state that it saw. A caller that goes away after the first poll leaves its write in
+    /// the queue.
+    pub async fn write(&self, batch: Vec<Write>, floor: Durability) -> Result<Revision, WriteError> {
+        validate(&batch)?;
+        self.request(|answer| Request::Write { batch, floor, answer }).await
+    }
+
+    /// When it returns, everything deferred before it is at rest.
+    pub async fn flush(&self) -> Result<Revision, WriteError> {
+        self.request(|answer| Request::Flush { answer }).await
+    }
+
+    async fn request(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<Revision, WriteError>>) -> Request,
+    ) -> Result<Revision, WriteError> {
+        let permit = self.shared().permits.acquire().await.map_err(|_| WriteError::Closed)?;
+        permit.forget();
+        let (answer, answered) = oneshot::channel();
+        self.shared().queue.push(request(answer)).map_err(|_| WriteError::Closed)?;
+        answered.await.map_err(|_| WriteError::Closed)?
+    }
+
+    /// The newest version of a key.
+    pub async fn get(&self, key: &str) -> Result<Option<Record>, ReadError> {
+        let (snapshot, shown) = {
+            let state = self.shared().state();
+            if state.closed {
+                return Err(ReadError::Closed);
+            }
+            if let Some(held) = state.overlay.get(key) {
+                return Ok(held.version.clone().map(|version| record(key, version)));
+            }
+            (state.snapshot.clone(), state.shown.clone())
+        };
+        match read(&*snapshot, &shown, key).map_err(failed)? {
+            Current::Version(version) => Ok(Some(record(key, version))),
+            Current::Absent => Ok(None),
+            Current::Damaged => Err(ReadError::Corrupt { key: key.to_owned() }),
+        }
+    }
+
+    /// A page of the records under a prefix, as they were at one revision.
+    pub async fn list(&self, query: ListQuery<'_>) -> Result<Page, ReadError> {
+        let view = {
+            let state = self.shared().state();
+            if state.closed {
+                return Err(ReadError::Closed);
+            }
+            state.view(query.prefix, query.after, query.at)?
+        };
+        let take = if query.limit == 0 { usize::MAX } else { query.limit };
+        let revision = view.revision;
+        let (records, remaining) = merge(view, query.prefix, query.after, take)?;
+        Ok(Page { records, revision, more: remaining > 0, remaining })
+    }
+
+    /// How many keys begin with a prefix. Of a whole resource (`pods/`) it costs nothing after the first time.
+    pub async fn keys(&self, prefix: &str) -> Result<u64, ReadError> {
+        let whole = prefix.strip_suffix('/').filter(|name| !name.contains('/'));
+        let view = {
+            let mut state = self.shared().state();
+            if let Some(keys) = whole.and_then(|name| state.resource(name).keys) {
+                return Ok(keys);
+            }
+            state.view(prefix, None, None)?
+        };
+        let counted_at = view.revision;
+        let (_, keys) = merge(view, prefix, None, 0)?;
+        let mut state = self.shared().state();
+        if state.published == counted_at
+            && let Some(name) = whole
+        {
+            state.resource(name).keys = Some(keys);
+        }
+        Ok(keys)
+    }
+
+    /// Events under a prefix that holds a `/`, after a revision. Costs nothing while nobody calls `next`.
+    pub fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, WatchError> {
+        let name = resource(prefix).ok_or(WatchError::NoResource)?;
+        let mut state = self.shared().state();
+        if state.closed {
+            return Err(WatchError::Closed);
+        }
+        let position = state.watch_from(name, after)?;
+        let wake = state.resource(name).wake.clone();
+        drop(state);
+        Ok(Watch::new(self.shared().clone(), wake, prefix, position, after))
+    }
+
+    /// The last published revision.
+    pub fn revision(&self) -> Revision {
+        Revision(self.shared().published.load(Ordering::Acquire))
+    }
+
+    /// The last revision of which everything but volatile writes is at rest.
+    pub fn durable_revision(&self) -> Revision {
+        self.shared().state().durable()
+    }
+
+    /// Until a revision is published, or the store is closed.
+    pub async fn wait_for(&self, revision: Revision) {
+        loop {
+            let announced = self.shared().announced.notified();
+            tokio::pin!(announced);
+            announced.as_mut().enable();
+            if self.revision() >= revision || self.shared().permits.is_closed() {
+                return;
+            }
+            announced.await;
+        }
+    }
+}
+
+fn record(key: &str, version: Version) -> Record {
+    Record { key: key.to_owned(), value: version.value, revision: version.revision }
+}
+
+fn failed(error: BackingError) -> ReadError {
+    ReadError::Backend { reason: error.to_string() }
+}
