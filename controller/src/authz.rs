@@ -3,8 +3,22 @@
 //! The chain is Node, then RBAC, as upstream's `--authorization-mode=Node,RBAC`: the first that allows or denies decides, and
 //! what nobody allows is refused. [`Authorizer`] answers synchronously from a compact index; `follow` keeps it by watches.
 
-use std::sync::{Arc, RwLock};
+pub mod aggregation;
+pub mod escalation;
+mod names;
+pub mod node;
+pub mod pod_references;
+mod rbac;
+pub mod restriction;
+pub mod review;
+mod rule;
 
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use serde_json::Value;
+
+pub use self::rule::Rule;
+use crate::bootstrap::policy;
 use crate::identity::Identity;
 
 /// What a request wants to do, in the words of RBAC. An empty `resource` means a non-resource request for `path`.
@@ -56,25 +70,163 @@ impl Decision {
     }
 }
 
+/// The rules that hold for somebody in a namespace.
+#[derive(Debug, Default)]
+pub struct Rules {
+    /// In the order in which they are asked.
+    pub rules: Vec<Rule>,
+    /// More may be allowed than the rules say: the Node authoriser does not enumerate.
+    pub incomplete: bool,
+    /// Roles that are bound and do not exist, and other obstacles.
+    pub errors: Vec<String>,
+}
+
+/// What the decisions are made from.
+pub(crate) struct State {
+    pub(crate) rbac: rbac::Index,
+    pub(crate) graph: node::Graph,
+}
+
+/// The resources that the index is made of, as resource prefixes of the store; `follow` watches them.
+pub(crate) const FOLLOWED: [&str; 7] = [
+    "roles.rbac.authorization.k8s.io",
+    "clusterroles.rbac.authorization.k8s.io",
+    "rolebindings.rbac.authorization.k8s.io",
+    "clusterrolebindings.rbac.authorization.k8s.io",
+    "pods",
+    "persistentvolumes",
+    "volumeattachments.storage.k8s.io",
+];
+
 /// The union of the Node and RBAC authorisers over one index. Cheap to clone; all clones share the index.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Authorizer {
-    index: Arc<RwLock<()>>,
+    state: Arc<RwLock<State>>,
+}
+
+impl Default for Authorizer {
+    fn default() -> Authorizer {
+        Authorizer::new()
+    }
 }
 
 impl Authorizer {
-    /// An authoriser that knows no role yet: only `system:masters` is allowed anything.
+    /// An authoriser that knows no role yet: only `system:masters` and, by the static rules, nodes are allowed anything.
     pub fn new() -> Authorizer {
-        Authorizer::default()
+        let graph = node::Graph::new(&policy::node_rules());
+        Authorizer { state: Arc::new(RwLock::new(State { rbac: rbac::Index::default(), graph })) }
     }
 
     /// Decides one request.
     pub fn authorize(&self, identity: &Identity, attributes: &Attributes) -> Decision {
-        let _ = (&self.index, attributes);
-        if identity.groups.iter().any(|group| group == "system:masters") {
+        if identity.is_in("system:masters") {
             return Decision::Allow(String::new());
         }
-        Decision::NoOpinion(String::new())
+        let named = with_selected_name(attributes);
+        let attributes = named.as_ref().unwrap_or(attributes);
+        let state = self.read();
+        let by_node = state.graph.authorize(identity, attributes);
+        if !matches!(by_node, Decision::NoOpinion(_)) {
+            return by_node;
+        }
+        match state.rbac.authorize(identity, attributes) {
+            Decision::NoOpinion(reason) => Decision::NoOpinion(joined(by_node.reason(), &reason)),
+            decided => decided,
+        }
+    }
+
+    /// All rules that hold for the identity in a namespace.
+    pub fn rules_for(&self, identity: &Identity, namespace: &str) -> Rules {
+        let (rules, mut errors) = self.read().rbac.rules_for(identity, namespace);
+        let incomplete = node::node_name(identity).is_some();
+        if incomplete {
+            errors.insert(0, "node authorizer does not support user rule resolution".into());
+        }
+        Rules { rules, incomplete, errors }
+    }
+
+    /// Takes in an object; `resource` is the plural, with or without its group. What is not indexed is passed over.
+    pub fn put(&self, resource: &str, namespace: &str, name: &str, object: &Value) {
+        let mut state = self.write();
+        match (plural(resource), rbac_kind(resource)) {
+            (_, Some(kind)) => state.rbac.put(kind, namespace, name, object),
+            ("pods", _) => state.graph.put_pod(namespace, name, object),
+            ("persistentvolumes", _) => state.graph.put_volume(name, object),
+            ("volumeattachments", _) => state.graph.put_attachment(name, object),
+            _ => {}
+        }
+    }
+
+    /// Forgets an object.
+    pub fn remove(&self, resource: &str, namespace: &str, name: &str) {
+        let mut state = self.write();
+        match (plural(resource), rbac_kind(resource)) {
+            (_, Some(kind)) => state.rbac.remove(kind, namespace, name),
+            ("pods", _) => state.graph.remove_pod(namespace, name),
+            ("persistentvolumes", _) => state.graph.remove_volume(name),
+            ("volumeattachments", _) => state.graph.remove_attachment(name),
+            _ => {}
+        }
+    }
+
+    /// Takes in a whole list in place of what was known of the resource, in one step.
+    pub(crate) fn replace(&self, resource: &str, objects: &[(String, String, Value)]) {
+        let mut state = self.write();
+        match (plural(resource), rbac_kind(resource)) {
+            (_, Some(kind)) => {
+                state.rbac.clear(kind);
+                objects.iter().for_each(|(namespace, name, object)| state.rbac.put(kind, namespace, name, object));
+            }
+            ("pods", _) => {
+                state.graph.clear_pods();
+                objects.iter().for_each(|(namespace, name, object)| state.graph.put_pod(namespace, name, object));
+            }
+            ("persistentvolumes", _) => objects.iter().for_each(|(_, name, object)| state.graph.put_volume(name, object)),
+            ("volumeattachments", _) => {
+                objects.iter().for_each(|(_, name, object)| state.graph.put_attachment(name, object));
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn plural(resource: &str) -> &str {
+    resource.split_once('.').map_or(resource, |(plural, _)| plural)
+}
+
+fn rbac_kind(resource: &str) -> Option<rbac::Kind> {
+    match plural(resource) {
+        "roles" => Some(rbac::Kind::Role),
+        "clusterroles" => Some(rbac::Kind::ClusterRole),
+        "rolebindings" => Some(rbac::Kind::RoleBinding),
+        "clusterrolebindings" => Some(rbac::Kind::ClusterRoleBinding),
+        _ => None,
+    }
+}
+
+/// A list or watch that selects one object by `metadata.name` counts as one for that object.
+fn with_selected_name(attributes: &Attributes) -> Option<Attributes> {
+    let on_collection = matches!(&*attributes.verb, "list" | "watch" | "deletecollection");
+    if !on_collection || !attributes.name.is_empty() || attributes.field_selector.is_empty() {
+        return None;
+    }
+    let name = node::required(&attributes.field_selector, "metadata.name")?.to_owned();
+    Some(Attributes { name, ..attributes.clone() })
+}
+
+fn joined(first: &str, second: &str) -> String {
+    match (first.is_empty(), second.is_empty()) {
+        (true, _) => second.to_owned(),
+        (_, true) => first.to_owned(),
+        _ => format!("{first}, {second}"),
     }
 }
 

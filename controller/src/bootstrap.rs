@@ -1,1 +1,3 @@
-//! Pure: the objects that a new cluster starts with.
+//! Shell: the objects that a new cluster starts with.
+
+pub mod policy;
