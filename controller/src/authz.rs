@@ -181,7 +181,9 @@ impl Authorizer {
                 state.graph.clear_pods();
                 objects.iter().for_each(|(namespace, name, object)| state.graph.put_pod(namespace, name, object));
             }
-            ("persistentvolumes", _) => objects.iter().for_each(|(_, name, object)| state.graph.put_volume(name, object)),
+            ("persistentvolumes", _) => {
+                objects.iter().for_each(|(_, name, object)| state.graph.put_volume(name, object))
+            }
             ("volumeattachments", _) => {
                 objects.iter().for_each(|(_, name, object)| state.graph.put_attachment(name, object));
             }

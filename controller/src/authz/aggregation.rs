@@ -30,9 +30,10 @@ fn selects(selector: &Value, role: &Value) -> bool {
     exact.into_iter().flatten().all(|(key, value)| label(key) == value.as_str())
         && expressions.into_iter().flatten().all(|expression| {
             let value = label(expression.get("key").and_then(Value::as_str).unwrap_or_default());
-            let among = expression.get("values").and_then(Value::as_array).is_some_and(|values| {
-                values.iter().any(|own| own.as_str().is_some() && own.as_str() == value)
-            });
+            let among = expression
+                .get("values")
+                .and_then(Value::as_array)
+                .is_some_and(|values| values.iter().any(|own| own.as_str().is_some() && own.as_str() == value));
             match expression.get("operator").and_then(Value::as_str) {
                 Some("In") => among,
                 Some("NotIn") => !among,

@@ -143,14 +143,15 @@ mod tests {
 
     fn authorizer() -> Authorizer {
         let authorizer = Authorizer::new();
-        let rules = |verbs: Value, group: &str, resources: Value| {
-            json!({"rules": [{"verbs": verbs, "apiGroups": [group], "resources": resources}]})
-        };
-        let bind = |role: &str, user: &str| {
-            json!({"roleRef": {"kind": "ClusterRole", "name": role}, "subjects": [{"kind": "User", "name": user}]})
-        };
+        let rules = |verbs: Value, group: &str, resources: Value| json!({"rules": [{"verbs": verbs, "apiGroups": [group], "resources": resources}]});
+        let bind = |role: &str, user: &str| json!({"roleRef": {"kind": "ClusterRole", "name": role}, "subjects": [{"kind": "User", "name": user}]});
         authorizer.put("clusterroles", "", "reader", &rules(json!(["get", "list"]), "", json!(["pods"])));
-        authorizer.put("clusterroles", "", "binder", &rules(json!(["bind", "escalate"]), GROUP, json!(["clusterroles"])));
+        authorizer.put(
+            "clusterroles",
+            "",
+            "binder",
+            &rules(json!(["bind", "escalate"]), GROUP, json!(["clusterroles"])),
+        );
         authorizer.put("clusterroles", "", "strong", &rules(json!(["*"]), "", json!(["secrets"])));
         authorizer.put("clusterrolebindings", "", "1", &bind("reader", "ann"));
         authorizer.put("clusterrolebindings", "", "2", &bind("binder", "bob"));
@@ -162,7 +163,12 @@ mod tests {
     }
 
     fn write(resource: &str) -> Attributes {
-        Attributes { verb: "create".into(), api_group: GROUP.into(), resource: resource.into(), ..Attributes::default() }
+        Attributes {
+            verb: "create".into(),
+            api_group: GROUP.into(),
+            resource: resource.into(),
+            ..Attributes::default()
+        }
     }
 
     #[test]
@@ -189,7 +195,10 @@ mod tests {
         let to = |role: &str| json!({"roleRef": {"kind": "ClusterRole", "name": role}, "subjects": []});
         let bindings = write("clusterrolebindings");
         assert_eq!(authorizer.may_grant(&user("ann"), &bindings, &to("reader"), None), Ok(()));
-        assert!(matches!(authorizer.may_grant(&user("ann"), &bindings, &to("strong"), None), Err(Refusal::Forbidden(_))));
+        assert!(matches!(
+            authorizer.may_grant(&user("ann"), &bindings, &to("strong"), None),
+            Err(Refusal::Forbidden(_))
+        ));
         assert_eq!(authorizer.may_grant(&user("bob"), &bindings, &to("strong"), None), Ok(()));
         assert_eq!(
             authorizer.may_grant(&user("ann"), &bindings, &to("gone"), None),

@@ -92,11 +92,12 @@ impl Graph {
         if claim.1.is_empty() {
             return;
         }
-        let secrets = ["nodePublishSecretRef", "nodeStageSecretRef", "nodeExpandSecretRef"].into_iter().filter_map(|field| {
-            let name = text(&format!("/spec/csi/{field}/name"));
-            let namespace = text(&format!("/spec/csi/{field}/namespace"));
-            (!name.is_empty()).then(|| (Name::from(namespace), Name::from(name)))
-        });
+        let secrets =
+            ["nodePublishSecretRef", "nodeStageSecretRef", "nodeExpandSecretRef"].into_iter().filter_map(|field| {
+                let name = text(&format!("/spec/csi/{field}/name"));
+                let namespace = text(&format!("/spec/csi/{field}/namespace"));
+                (!name.is_empty()).then(|| (Name::from(namespace), Name::from(name)))
+            });
         let entry = VolumeEntry { claim: (Name::from(claim.0), Name::from(claim.1)), secrets: secrets.collect() };
         self.volumes.insert(Name::from(name), entry);
     }
@@ -187,7 +188,9 @@ impl Graph {
             "persistentvolumeclaims" => self.refers(node, namespace, Referent::PersistentVolumeClaim, name),
             "serviceaccounts" => self.refers(node, namespace, Referent::ServiceAccount, name),
             "resourceclaims" => self.refers(node, namespace, Referent::ResourceClaim, name),
-            "secrets" => self.refers(node, namespace, Referent::Secret, name) || self.volume_secret(node, namespace, name),
+            "secrets" => {
+                self.refers(node, namespace, Referent::Secret, name) || self.volume_secret(node, namespace, name)
+            }
             _ => false,
         };
         if found { Ok(()) } else { Err(format!("no relationship found between node '{node}' and this object")) }
@@ -298,8 +301,11 @@ mod tests {
         };
         graph.put_pod("blue", "web", &pod("pi-1", "s1"));
         graph.put_pod("blue", "db", &pod("pi-2", "s2"));
-        graph.put_volume("pv", &json!({"spec": {"claimRef": {"namespace": "blue", "name": "data"},
-            "csi": {"nodeStageSecretRef": {"namespace": "csi", "name": "disk"}}}}));
+        graph.put_volume(
+            "pv",
+            &json!({"spec": {"claimRef": {"namespace": "blue", "name": "data"},
+            "csi": {"nodeStageSecretRef": {"namespace": "csi", "name": "disk"}}}}),
+        );
         graph.put_attachment("va", &json!({"spec": {"nodeName": "pi-1"}}));
         graph
     }

@@ -33,7 +33,10 @@ enum Subject {
     User(Name),
     Group(Name),
     /// The namespace is empty where the binding's own is meant.
-    ServiceAccount { namespace: Name, name: Name },
+    ServiceAccount {
+        namespace: Name,
+        name: Name,
+    },
 }
 
 #[derive(Debug)]
@@ -91,7 +94,10 @@ impl Index {
         for (namespace, name, binding, subject) in self.bindings_of(identity, &attributes.namespace) {
             match self.rules_of(&binding.role, namespace) {
                 Some(rules) if rules.iter().any(|rule| rule.allows(attributes)) => {
-                    return Decision::Allow(format!("RBAC: allowed by {}", describe(namespace, name, binding, subject)));
+                    return Decision::Allow(format!(
+                        "RBAC: allowed by {}",
+                        describe(namespace, name, binding, subject)
+                    ));
                 }
                 Some(_) => {}
                 None => missing.push(not_found(&binding.role)),
@@ -168,7 +174,8 @@ impl Subject {
 
 /// A `roleRef` from JSON.
 pub(crate) fn parse_role_ref(names: &mut Names, binding: &Value) -> RoleRef {
-    let text = |field: &str| binding.get("roleRef").and_then(|r| r.get(field)).and_then(Value::as_str).unwrap_or_default();
+    let text =
+        |field: &str| binding.get("roleRef").and_then(|r| r.get(field)).and_then(Value::as_str).unwrap_or_default();
     RoleRef { kind: names.get(text("kind")), name: names.get(text("name")) }
 }
 
@@ -227,10 +234,25 @@ mod tests {
         let mut index = Index::default();
         let reader = json!({"rules": [{"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods"]}]});
         index.put(Kind::ClusterRole, "", "reader", &reader);
-        index.put(Kind::Role, "blue", "reader", &json!({"rules": [{"verbs": ["delete"], "apiGroups": [""], "resources": ["pods"]}]}));
+        index.put(
+            Kind::Role,
+            "blue",
+            "reader",
+            &json!({"rules": [{"verbs": ["delete"], "apiGroups": [""], "resources": ["pods"]}]}),
+        );
         let binding = |kind: &str, role: &str, subject: Value| json!({"roleRef": {"kind": kind, "name": role}, "subjects": [subject]});
-        index.put(Kind::ClusterRoleBinding, "", "all", &binding("ClusterRole", "reader", json!({"kind": "Group", "name": "readers"})));
-        index.put(Kind::RoleBinding, "blue", "local", &binding("Role", "reader", json!({"kind": "ServiceAccount", "name": "bot"})));
+        index.put(
+            Kind::ClusterRoleBinding,
+            "",
+            "all",
+            &binding("ClusterRole", "reader", json!({"kind": "Group", "name": "readers"})),
+        );
+        index.put(
+            Kind::RoleBinding,
+            "blue",
+            "local",
+            &binding("Role", "reader", json!({"kind": "ServiceAccount", "name": "bot"})),
+        );
         index.put(Kind::RoleBinding, "blue", "lost", &binding("Role", "gone", json!({"kind": "User", "name": "eve"})));
         index
     }
@@ -255,7 +277,12 @@ mod tests {
             (&stranger, on("delete", "blue"), false),
         ];
         for (identity, attributes, allowed) in table {
-            assert_eq!(index.authorize(identity, &attributes).is_allowed(), allowed, "{} {attributes:?}", identity.name);
+            assert_eq!(
+                index.authorize(identity, &attributes).is_allowed(),
+                allowed,
+                "{} {attributes:?}",
+                identity.name
+            );
         }
     }
 

@@ -129,7 +129,8 @@ fn mirror_pod(node: &str, write: &Write<'_>) -> Result<(), String> {
     if on_node(pod) != node {
         return Err(format!("node {node:?} can only create pods with spec.nodeName set to itself"));
     }
-    let owners = pod.pointer("/metadata/ownerReferences").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let owners =
+        pod.pointer("/metadata/ownerReferences").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let not_itself = || Err(format!("node {node:?} can only create pods with an owner reference set to itself"));
     let owner = match owners {
         [] => return not_itself(),
@@ -263,7 +264,8 @@ fn token(node: &str, write: &Write<'_>) -> Result<(), String> {
     if on_node(pod) != node {
         return Err("node requested token bound to a pod scheduled on a different node".into());
     }
-    let audiences = at(write.object, "/spec/audiences").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let audiences =
+        at(write.object, "/spec/audiences").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let audience = match audiences {
         [] => "",
         [one] => one.as_str().unwrap_or_default(),
@@ -280,7 +282,9 @@ fn token(node: &str, write: &Write<'_>) -> Result<(), String> {
 fn mounts_audience(pod: &Value, audience: &str) -> bool {
     let volumes = at(Some(pod), "/spec/volumes").and_then(Value::as_array).into_iter().flatten();
     let sources = volumes.filter_map(|volume| volume.pointer("/projected/sources")?.as_array()).flatten();
-    sources.filter_map(|source| source.get("serviceAccountToken")).any(|token| text(Some(token), "/audience") == audience)
+    sources
+        .filter_map(|source| source.get("serviceAccountToken"))
+        .any(|token| text(Some(token), "/audience") == audience)
 }
 
 fn lease(node: &str, write: &Write<'_>) -> Result<(), String> {
@@ -328,7 +332,12 @@ mod tests {
         }
     }
 
-    fn verdict(operation: Operation, attributes: &Attributes, object: &Value, old: Option<&Value>) -> Result<(), String> {
+    fn verdict(
+        operation: Operation,
+        attributes: &Attributes,
+        object: &Value,
+        old: Option<&Value>,
+    ) -> Result<(), String> {
         let write = Write { operation, attributes, object: Some(object), old, pod: None, node_uid: Some("u1") };
         check(&node(), &write)
     }
@@ -341,7 +350,8 @@ mod tests {
         let role = json!({"metadata": {"name": "pi-1", "labels": {"node-role.kubernetes.io/control-plane": ""}}});
         assert_eq!(
             verdict(Operation::Create, &own, &role, None),
-            Err("node \"pi-1\" is not allowed to set the following labels: node-role.kubernetes.io/control-plane".into())
+            Err("node \"pi-1\" is not allowed to set the following labels: node-role.kubernetes.io/control-plane"
+                .into())
         );
         let tainted = json!({"metadata": {"name": "pi-1"}, "spec": {"taints": [{"key": "a"}]}});
         let bare = json!({"metadata": {"name": "pi-1"}, "spec": {"taints": []}});
@@ -389,9 +399,7 @@ mod tests {
         let attributes = on("", "serviceaccounts/token", "default", "bot");
         let pod = json!({"metadata": {"uid": "p1"}, "spec": {"nodeName": "pi-1", "volumes": [{"projected": {"sources":
             [{"serviceAccountToken": {"path": "token"}}, {"serviceAccountToken": {"audience": "vault"}}]}}]}});
-        let request = |uid: &str, audiences: Value| {
-            json!({"spec": {"audiences": audiences, "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "web", "uid": uid}}})
-        };
+        let request = |uid: &str, audiences: Value| json!({"spec": {"audiences": audiences, "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", "name": "web", "uid": uid}}});
         let ask = |request: &Value, pod: &Value| {
             let write = Write {
                 operation: Operation::Create,

@@ -189,7 +189,8 @@ fn rules_status(authorizer: &Authorizer, asker: &Identity, review: &Value) -> Re
             path_rules.push(json!({"verbs": verbs, "nonResourceURLs": urls}));
         }
     }
-    let mut status = json!({"resourceRules": resource_rules, "nonResourceRules": path_rules, "incomplete": found.incomplete});
+    let mut status =
+        json!({"resourceRules": resource_rules, "nonResourceRules": path_rules, "incomplete": found.incomplete});
     if !found.errors.is_empty() {
         status["evaluationError"] = json!(found.errors.join(", "));
     }
@@ -226,7 +227,10 @@ mod tests {
         let other = evaluate(&authorizer(), &ann(), "subjectaccessreviews", &other).unwrap();
         assert_eq!(other["status"], json!({"allowed": false}));
         let path = json!({"spec": {"user": "ann", "nonResourceAttributes": {"verb": "get", "path": "/version"}}});
-        assert_eq!(evaluate(&authorizer(), &ann(), "subjectaccessreviews", &path).unwrap()["status"]["allowed"], json!(true));
+        assert_eq!(
+            evaluate(&authorizer(), &ann(), "subjectaccessreviews", &path).unwrap()["status"]["allowed"],
+            json!(true)
+        );
     }
 
     #[test]
@@ -240,7 +244,8 @@ mod tests {
             evaluate(&authorizer(), &ann(), "selfsubjectaccessreviews", &json!({"spec": {}})),
             Err(Problem::Invalid { field: "spec.resourceAttributes", .. })
         ));
-        let local = json!({"metadata": {"namespace": "a"}, "spec": {"user": "u", "resourceAttributes": {"namespace": "b"}}});
+        let local =
+            json!({"metadata": {"namespace": "a"}, "spec": {"user": "u", "resourceAttributes": {"namespace": "b"}}});
         assert!(evaluate(&authorizer(), &ann(), "localsubjectaccessreviews", &local).is_err());
         assert_eq!(
             evaluate(&authorizer(), &ann(), "selfsubjectrulesreviews", &json!({"spec": {}})),

@@ -69,7 +69,8 @@ impl Rule {
     /// Whether everything that `other` (a broken-down rule) allows is allowed by this one.
     fn covers(&self, other: &Rule) -> bool {
         let names_covered = self.resource_names.is_empty()
-            || (!other.resource_names.is_empty() && other.resource_names.iter().all(|n| self.resource_names.contains(n)));
+            || (!other.resource_names.is_empty()
+                && other.resource_names.iter().all(|n| self.resource_names.contains(n)));
         let resource_covered = |wanted: &Name| {
             let (resource, subresource) = wanted.split_once('/').unwrap_or((wanted, ""));
             self.resources.iter().any(|own| resource_matches(own, resource, subresource))
@@ -85,8 +86,11 @@ impl Rule {
     fn broken_down(&self) -> Vec<Rule> {
         let one = |name: &Name| Box::from([name.clone()]);
         let mut out = Vec::new();
-        let names: Vec<Box<[Name]>> =
-            if self.resource_names.is_empty() { vec![Box::default()] } else { self.resource_names.iter().map(one).collect() };
+        let names: Vec<Box<[Name]>> = if self.resource_names.is_empty() {
+            vec![Box::default()]
+        } else {
+            self.resource_names.iter().map(one).collect()
+        };
         for group in &self.api_groups {
             for resource in &self.resources {
                 for verb in &self.verbs {
@@ -171,7 +175,8 @@ fn resource_matches(own: &str, resource: &str, subresource: &str) -> bool {
     match own.split_once('/') {
         None => subresource.is_empty() && own == resource,
         Some((own_resource, own_subresource)) => {
-            own_subresource == subresource && (own_resource == "*" && !subresource.is_empty() || own_resource == resource)
+            own_subresource == subresource
+                && (own_resource == "*" && !subresource.is_empty() || own_resource == resource)
         }
     }
 }
@@ -244,7 +249,10 @@ mod tests {
             describe_all(&missing),
             "{APIGroups:[\"\"], Resources:[\"pods\"], Verbs:[\"list\" \"watch\"]}\n{NonResourceURLs:[\"/metrics\"], Verbs:[\"get\"]}"
         );
-        let all = [rule(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]})), rule(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}))];
+        let all = [
+            rule(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]})),
+            rule(json!({"verbs": ["*"], "nonResourceURLs": ["*"]})),
+        ];
         assert!(uncovered(&all, &wanted).is_empty());
     }
 

@@ -125,10 +125,13 @@ mod tests {
             let found = objects.iter().any(|role| {
                 role["kind"] == binding["roleRef"]["kind"]
                     && role["metadata"]["name"] == binding["roleRef"]["name"]
-                    && (role["kind"] == "ClusterRole" || role["metadata"]["namespace"] == binding["metadata"]["namespace"])
+                    && (role["kind"] == "ClusterRole"
+                        || role["metadata"]["namespace"] == binding["metadata"]["namespace"])
             });
             assert!(found, "{binding}");
-            assert!(!binding["subjects"].as_array().unwrap().is_empty() || binding["metadata"]["name"] == "system:node");
+            assert!(
+                !binding["subjects"].as_array().unwrap().is_empty() || binding["metadata"]["name"] == "system:node"
+            );
         }
     }
 

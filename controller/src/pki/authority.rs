@@ -1,0 +1,170 @@
+//! Shell: the cluster's certificate authority: made once, kept under `<data dir>/pki`, signs everything.
+
+use std::path::Path;
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+
+use super::certificate::{AltName, CERTIFICATE_SIGNING, DIGITAL_SIGNATURE, Profile, Purpose, signed};
+use super::key::{Key, hex, pem, random, sha256};
+use super::request::Request;
+use super::{PkiError, TIME_FLOOR, der, files, signer};
+
+/// How long the authority lives: longer than the boards.
+const AUTHORITY_S: i64 = 50 * 365 * 86_400;
+
+/// The certificate authority. It signs; who may have something signed is decided elsewhere.
+#[derive(Debug)]
+pub struct Authority {
+    key: Key,
+    certificate: CertificateDer<'static>,
+    pem: String,
+    subject: Vec<u8>,
+    key_id: Vec<u8>,
+    not_after: i64,
+}
+
+impl Authority {
+    /// The authority in `ca.crt` and `ca.key` of a directory, made if there is none. `now` is seconds since 1970.
+    pub fn open(dir: &Path, now: i64) -> Result<Authority, PkiError> {
+        files::private_dir(dir)?;
+        let (certificate_path, key_path) = (dir.join("ca.crt"), dir.join("ca.key"));
+        let stored = files::read(&certificate_path)?;
+        if stored.is_some() && !key_path.exists() {
+            return Err(PkiError::Key(format!("{} is there, its key is not", certificate_path.display())));
+        }
+        let key = Key::load_or_create(&key_path)?;
+        match stored {
+            Some(text) => Authority::from_parts(key, &text),
+            None => {
+                let authority = Authority::self_signed(key, now)?;
+                files::write_public(&certificate_path, authority.pem.as_bytes())?;
+                Ok(authority)
+            }
+        }
+    }
+
+    fn self_signed(key: Key, now: i64) -> Result<Authority, PkiError> {
+        // The key's digest in the name keeps the names of two clusters' authorities apart in one trust store.
+        let key_id = sha256(key.point())[..20].to_vec();
+        let subject = der::name(&format!("bramble-ca-{}", hex(&key_id[..4])), &[]);
+        let profile = Profile {
+            issuer: subject.clone(),
+            subject,
+            public_key: key.public_key(),
+            serial: serial()?,
+            not_after: now.max(TIME_FLOOR) + AUTHORITY_S,
+            authority: true,
+            key_usage: CERTIFICATE_SIGNING | DIGITAL_SIGNATURE,
+            purposes: Vec::new(),
+            alt_names: Vec::new(),
+            subject_key_id: key_id.clone(),
+            authority_key_id: key_id,
+        };
+        let to_be_signed = profile.to_be_signed();
+        let certificate = signed(&to_be_signed, &key.sign_asn1(&to_be_signed)?);
+        Authority::from_parts(key, pem("CERTIFICATE", &certificate).as_bytes())
+    }
+
+    fn from_parts(key: Key, text: &[u8]) -> Result<Authority, PkiError> {
+        let malformed = |error: String| PkiError::Certificate(error);
+        let certificate = CertificateDer::from_pem_slice(text).map_err(|error| malformed(error.to_string()))?;
+        let (_, parsed) = X509Certificate::from_der(&certificate).map_err(|error| malformed(error.to_string()))?;
+        if parsed.public_key().raw != key.public_key() {
+            return Err(PkiError::Certificate("the authority's certificate and key do not belong together".into()));
+        }
+        let subject = parsed.subject().as_raw().to_vec();
+        let not_after = parsed.validity().not_after.timestamp();
+        let key_id = sha256(key.point())[..20].to_vec();
+        let text = pem("CERTIFICATE", &certificate);
+        Ok(Authority { key, certificate, pem: text, subject, key_id, not_after })
+    }
+
+    /// The certificate as PEM, public.
+    pub fn certificate_pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// The certificate as DER.
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// The DER Name, as the hint of which client certificates we know.
+    pub(crate) fn subject(&self) -> &[u8] {
+        &self.subject
+    }
+
+    /// The pin that a joining board is given: `sha256:<hex of the SHA-256 of the SubjectPublicKeyInfo>`, as kubeadm's.
+    pub fn pin(&self) -> String {
+        format!("sha256:{}", hex(&sha256(&self.key.public_key())))
+    }
+
+    /// A client certificate for a key of ours.
+    pub(crate) fn client(&self, name: &str, groups: &[&str], key: &Key, end: i64) -> Result<Vec<u8>, PkiError> {
+        let subject = der::name(name, groups);
+        self.leaf(subject, key.public_key(), key.point(), &[Purpose::ClientAuth], DIGITAL_SIGNATURE, Vec::new(), end)
+    }
+
+    /// A serving certificate for a key of ours.
+    pub(crate) fn server(&self, name: &str, alt_names: Vec<AltName>, key: &Key, end: i64) -> Result<Vec<u8>, PkiError> {
+        let subject = der::name(name, &[]);
+        self.leaf(subject, key.public_key(), key.point(), &[Purpose::ServerAuth], DIGITAL_SIGNATURE, alt_names, end)
+    }
+
+    /// Signs an approved CertificateSigningRequest for one of our signers; the PEM is for `status.certificate`. `now` is
+    /// seconds since 1970. [`PkiError::Refused`] carries the message of the condition `Failed`.
+    pub fn sign_request(
+        &self,
+        signer_name: &str,
+        request: &Request,
+        usages: &[&str],
+        expiration_seconds: Option<i64>,
+        now: i64,
+    ) -> Result<String, PkiError> {
+        signer::validate(signer_name, request, usages).map_err(PkiError::Refused)?;
+        let grant = signer::grant(usages, expiration_seconds);
+        let end = now.max(TIME_FLOOR) + grant.seconds;
+        let (subject, key) = (request.subject.clone(), request.public_key.clone());
+        let names = request.alt_names.clone();
+        let der = self.leaf(subject, key, &request.key_bits, &grant.purposes, grant.key_usage, names, end)?;
+        Ok(pem("CERTIFICATE", &der))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of a leaf that differ, named at its three callers")]
+    fn leaf(
+        &self,
+        subject: Vec<u8>,
+        public_key: Vec<u8>,
+        key_bits: &[u8],
+        purposes: &[Purpose],
+        key_usage: u16,
+        alt_names: Vec<AltName>,
+        end: i64,
+    ) -> Result<Vec<u8>, PkiError> {
+        let profile = Profile {
+            issuer: self.subject.clone(),
+            subject,
+            public_key,
+            serial: serial()?,
+            not_after: end.min(self.not_after),
+            authority: false,
+            key_usage,
+            purposes: purposes.to_vec(),
+            alt_names,
+            subject_key_id: sha256(key_bits)[..20].to_vec(),
+            authority_key_id: self.key_id.clone(),
+        };
+        let to_be_signed = profile.to_be_signed();
+        Ok(signed(&to_be_signed, &self.key.sign_asn1(&to_be_signed)?))
+    }
+}
+
+/// A positive serial of 126 random bits.
+fn serial() -> Result<[u8; 16], PkiError> {
+    let mut serial: [u8; 16] = random()?;
+    serial[0] = serial[0] & 0x7f | 0x40;
+    Ok(serial)
+}
