@@ -36,7 +36,7 @@ type Peeked<R> = Chain<Cursor<Vec<u8>>, BufReader<Hashing<R>>>;
 
 /// The compressions that the OCI image specification names.
 enum Plain<R: Read> {
-    Tar(Peeked<R>),
+    Tar(Box<Peeked<R>>),
     Gzip(Box<MultiGzDecoder<Peeked<R>>>),
     Zstd(Box<ruzstd::decoding::StreamingDecoder<Peeked<R>, ruzstd::decoding::FrameDecoder>>),
 }
@@ -54,7 +54,7 @@ impl<R: Read> Read for Plain<R> {
 impl<R: Read> Plain<R> {
     fn into_wire(self) -> Hashing<R> {
         let peeked = match self {
-            Self::Tar(reader) => reader,
+            Self::Tar(reader) => *reader,
             Self::Gzip(reader) => reader.into_inner(),
             Self::Zstd(reader) => reader.into_inner(),
         };
@@ -81,7 +81,7 @@ impl<R: Read> LayerStream<R> {
             [_, true] => {
                 Plain::Zstd(Box::new(ruzstd::decoding::StreamingDecoder::new(peeked).map_err(std::io::Error::other)?))
             }
-            _ => Plain::Tar(peeked),
+            _ => Plain::Tar(Box::new(peeked)),
         };
         Ok(Self { tar: Hashing::new(plain), padding: &PADDING })
     }
