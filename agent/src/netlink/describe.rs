@@ -44,6 +44,7 @@ fn route_message(message: &wire::Message<'_>) -> String {
 fn netfilter_message(message: &wire::Message<'_>) -> String {
     let verb = match message.kind {
         nft::NEW_TABLE => "add table",
+        nft::GET_TABLE => "get table",
         nft::DELETE_TABLE => "delete table",
         nft::NEW_CHAIN => "add chain",
         nft::DELETE_CHAIN => "delete chain",

@@ -6,6 +6,7 @@ use super::wire::{APPEND, Batch, CREATE, Writer, attribute, text};
 
 const SUBSYSTEM: u16 = 10 << 8;
 pub(crate) const NEW_TABLE: u16 = SUBSYSTEM;
+pub(crate) const GET_TABLE: u16 = SUBSYSTEM | 1;
 pub(crate) const DELETE_TABLE: u16 = SUBSYSTEM | 2;
 pub(crate) const NEW_CHAIN: u16 = SUBSYSTEM | 3;
 pub(crate) const DELETE_CHAIN: u16 = SUBSYSTEM | 5;
@@ -33,6 +34,17 @@ pub(crate) fn begin(batch: &mut Batch, generation: u32) {
         m.raw(&[0, 0, 0, 10]);
         m.be32(1, generation);
     });
+}
+
+/// Writes the generation into a batch that `begin` opened first of all.
+pub(crate) fn set_generation(batch: &mut Batch, generation: u32) {
+    let (header, family, attribute) = (16, 4, 4);
+    let at = header + family + attribute;
+    batch.bytes[at..at + 4].copy_from_slice(&generation.to_be_bytes());
+}
+
+pub(crate) fn get_table(batch: &mut Batch, table: &str) {
+    message(batch, GET_TABLE, 0, |m| m.text(1, table));
 }
 
 /// Closes it; the kernel commits all or nothing.
@@ -257,6 +269,7 @@ pub(crate) fn delete_set(batch: &mut Batch, table: &str, name: &str) {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Drop,
+    Return,
     Jump(String),
     Goto(String),
 }
@@ -265,6 +278,7 @@ impl Verdict {
     fn encode(&self, m: &mut Writer<'_>) {
         let (code, chain) = match self {
             Self::Drop => (0_i32, None),
+            Self::Return => (-5, None),
             Self::Jump(chain) => (-3, Some(chain)),
             Self::Goto(chain) => (-4, Some(chain)),
         };
@@ -346,13 +360,14 @@ mod tests {
     #[test]
     fn an_element_is_what_nft_sends() {
         let mut batch = Batch::default();
-        let element = Element { key: vec![6, 0, 0, 0, 0x1f, 0x90, 0, 0], data: Data::Value(vec![10, 42, 0, 5, 0, 80, 0, 0]) };
+        let element =
+            Element { key: vec![6, 0, 0, 0, 0x1f, 0x90, 0, 0], data: Data::Value(vec![10, 42, 0, 5, 0, 80, 0, 0]) };
         add_elements(&mut batch, "q", "hostports", &[element]);
         let body = messages(&batch.bytes).next().unwrap().payload;
         let golden = [
-            1, 0, 0, 0, 6, 0, 1, 0, b'q', 0, 0, 0, 14, 0, 2, 0, b'h', b'o', b's', b't', b'p', b'o', b'r', b't', b's', 0,
-            0, 0, 40, 0, 3, 0x80, 36, 0, 1, 0x80, 16, 0, 1, 0x80, 12, 0, 1, 0, 6, 0, 0, 0, 0x1f, 0x90, 0, 0, 16, 0, 2,
-            0x80, 12, 0, 1, 0, 10, 42, 0, 5, 0, 80, 0, 0,
+            1, 0, 0, 0, 6, 0, 1, 0, b'q', 0, 0, 0, 14, 0, 2, 0, b'h', b'o', b's', b't', b'p', b'o', b'r', b't', b's',
+            0, 0, 0, 40, 0, 3, 0x80, 36, 0, 1, 0x80, 16, 0, 1, 0x80, 12, 0, 1, 0, 6, 0, 0, 0, 0x1f, 0x90, 0, 0, 16, 0,
+            2, 0x80, 12, 0, 1, 0, 10, 42, 0, 5, 0, 80, 0, 0,
         ];
         assert_eq!(body, golden);
     }
@@ -368,16 +383,12 @@ mod tests {
 
     #[test]
     fn many_elements_are_cut_into_messages() {
-        let element = Element {
-            key: vec![0; 24],
-            data: Data::Verdict(Verdict::Goto("c".repeat(255))),
-        };
+        let element = Element { key: vec![0; 24], data: Data::Verdict(Verdict::Goto("c".repeat(255))) };
         let mut batch = Batch::default();
         add_elements(&mut batch, "t", "s", &vec![element; 1000]);
         assert_eq!(batch.count, 8);
-        let counts: usize = messages(&batch.bytes)
-            .map(|m| attributes(attribute(&m.payload[4..], 3).unwrap()).count())
-            .sum();
+        let counts: usize =
+            messages(&batch.bytes).map(|m| attributes(attribute(&m.payload[4..], 3).unwrap()).count()).sum();
         assert_eq!(counts, 1000);
     }
 

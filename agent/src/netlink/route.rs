@@ -163,6 +163,16 @@ pub(crate) fn add_neighbour(batch: &mut Batch, index: u32, ip: IpAddr, mac: Mac)
     });
 }
 
+/// Asks for one interface.
+pub(crate) fn get_link(batch: &mut Batch, name: &str) {
+    batch.message(GET_LINK, 0, |m| {
+        m.raw(&link_header(0, 0));
+        m.text(3, name);
+        let skip_statistics = 8;
+        m.ne32(29, skip_statistics);
+    });
+}
+
 /// An interface as the kernel lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Link {
@@ -245,14 +255,8 @@ mod tests {
     #[test]
     fn a_veth_nests_its_peer() {
         let mut batch = Batch::default();
-        let veth = Veth {
-            name: "br123456a",
-            mac: [2; 6],
-            peer_name: "eth0",
-            peer_mac: [4; 6],
-            peer_netns: 9,
-            mtu: 1500,
-        };
+        let veth =
+            Veth { name: "br123456a", mac: [2; 6], peer_name: "eth0", peer_mac: [4; 6], peer_netns: 9, mtu: 1500 };
         add_veth(&mut batch, &veth);
         let message = messages(&batch.bytes).next().unwrap();
         let info = attribute(&message.payload[16..], 18).unwrap();

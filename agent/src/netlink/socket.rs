@@ -6,7 +6,7 @@
 use super::describe::{Language, describe};
 use super::wire::{Batch, DONE, ERROR, MULTI, Message, messages};
 use super::{nft, route};
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
 use rustix::net::{
@@ -72,6 +72,12 @@ impl AsFd for Socket {
     }
 }
 
+impl AsRawFd for Socket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
 impl Socket {
     /// A socket for links, addresses, routes and neighbours of this thread's network namespace.
     pub(crate) fn route() -> Result<Self, Error> {
@@ -90,7 +96,8 @@ impl Socket {
 
     fn open(language: Language, groups: u32, flags: SocketFlags) -> Result<Self, Error> {
         let protocol = if language == Language::Netfilter { Some(NETFILTER) } else { None };
-        let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol).map_err(failed("open a socket"))?;
+        let fd =
+            socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol).map_err(failed("open a socket"))?;
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(TIMEOUT)).map_err(failed("set a timeout"))?;
         // Without the privilege the default size has to do; then only very large replies fail.
         let _ = sockopt::set_socket_recv_buffer_size_force(&fd, RECEIVE_BUFFER);
@@ -101,7 +108,8 @@ impl Socket {
     fn send(&self, bytes: &[u8]) -> Result<(), Error> {
         // A transaction is one datagram, and the kernel accepts none that is larger than the send buffer.
         let _ = sockopt::set_socket_send_buffer_size_force(&self.fd, bytes.len() + 4096);
-        let sent = sendto(&self.fd, bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0)).map_err(failed("send"))?;
+        let sent =
+            sendto(&self.fd, bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0)).map_err(failed("send"))?;
         if sent == bytes.len() { Ok(()) } else { Err(Error::Malformed) }
     }
 
@@ -203,23 +211,53 @@ impl Socket {
         }
     }
 
-    /// Reads what has been heard of ruleset changes without waiting: whether one concerned `table`, or was lost.
-    pub(crate) fn heard_change(&self, table: &str, buffer: &mut Vec<u8>) -> bool {
-        buffer.resize(REPLY_MAX, 0);
-        let mut concerned = false;
+    /// Whether a table of family inet with this name stands.
+    pub(crate) fn has_table(&self, table: &str) -> Result<bool, Error> {
+        let mut question = Batch::default();
+        nft::get_table(&mut question, table);
+        match self.dump(&question, |_| {}) {
+            Ok(()) => Ok(true),
+            Err(Error::Refused { source: Errno::NOENT, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads what has been heard of ruleset changes without waiting.
+    ///
+    /// Each transaction ends with its generation; those that `own` knows are left out.
+    pub(crate) fn heard(&self, table: &str, own: impl Fn(u32) -> bool) -> Heard {
+        let mut buffer = vec![0; REPLY_MAX];
+        let (mut concerned, mut heard) = (false, Heard::Nothing);
         loop {
             match recv(&self.fd, buffer.as_mut_slice(), RecvFlags::empty()) {
                 Ok((length, _)) => {
-                    concerned |= messages(&buffer[..length])
-                        .any(|m| m.kind != nft::NEW_GENERATION && nft::concerns(m.payload, table));
+                    for message in messages(&buffer[..length]) {
+                        if message.kind != nft::NEW_GENERATION {
+                            concerned |= nft::concerns(message.payload, table);
+                        } else if std::mem::take(&mut concerned)
+                            && !nft::parse_generation(message.payload).is_some_and(&own)
+                        {
+                            heard = Heard::Foreign;
+                        }
+                    }
                 }
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return concerned,
-                // Too much at once: some was dropped, so the worst is assumed.
-                Err(_) => return true,
+                Err(Errno::AGAIN) => return if concerned { Heard::Foreign } else { heard },
+                // Too much at once: some of it was dropped.
+                Err(_) => heard = Heard::Lost,
             }
         }
     }
+}
+
+/// What the notifications said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heard {
+    Nothing,
+    /// Somebody else changed our table.
+    Foreign,
+    /// Some could not be kept; only the generation can tell.
+    Lost,
 }
 
 /// The interfaces of this thread's namespace.
@@ -247,18 +285,11 @@ pub(crate) fn route_socket_in(netns: BorrowedFd<'_>) -> Result<Socket, Error> {
 
 /// The number of the interface with this name in the socket's namespace.
 pub(crate) fn index_of(socket: &Socket, name: &str) -> Result<u32, Error> {
-    let mut index = None;
-    // Asked over the same socket, so that it is the socket's namespace and not the thread's.
     let mut question = Batch::default();
-    route::list_links(&mut question);
-    socket.dump(&question, |message| {
-        if let Some(link) = route::parse_link(message.payload)
-            && link.name == name
-        {
-            index = Some(link.index);
-        }
-    })?;
-    index.ok_or_else(|| Error::Refused { message: format!("find interface {name}"), source: Errno::NODEV })
+    route::get_link(&mut question, name);
+    let mut index = None;
+    socket.dump(&question, |message| index = route::parse_link(message.payload).map(|link| link.index))?;
+    index.ok_or(Error::Malformed)
 }
 
 /// Sends route messages that may be refused with one of `fine`.
@@ -268,4 +299,3 @@ pub(crate) fn execute_unless(socket: &Socket, batch: &Batch, fine: &[Errno]) -> 
         other => other,
     }
 }
-

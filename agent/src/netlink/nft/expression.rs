@@ -175,4 +175,3 @@ pub(crate) fn update(m: &mut Writer<'_>, set: &str, register: u32) {
         m.text(1, set);
     });
 }
-
