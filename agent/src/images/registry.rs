@@ -287,9 +287,14 @@ impl Registry {
             request = request.header(header::CONTENT_LENGTH, length);
         }
         let request = request.body(Full::new(body)).map_err(|error| FetchError::Protocol(error.to_string()))?;
-        let mut sender = match self.connections.remove(&authority) {
-            Some(sender) if sender.ready().await.is_ok() => sender,
-            _ => self.connect(url, &authority).await?,
+        let kept = match self.connections.remove(&authority) {
+            // A server may have closed it meanwhile.
+            Some(mut sender) => sender.ready().await.is_ok().then_some(sender),
+            None => None,
+        };
+        let mut sender = match kept {
+            Some(sender) => sender,
+            None => self.connect(url, &authority).await?,
         };
         let response = timeout(ANSWER_TIMEOUT, sender.send_request(request)).await;
         let response = response.map_err(|_| stalled(&authority))?.map_err(|error| broken(&authority, error))?;
