@@ -1,7 +1,208 @@
 //! Shell: the REST front door.
+//!
+//! [`Api::handle`] is the one way in, from the wire and in process: route, authorise, decode, hand to the registry, answer in the
+//! client's form. It knows no kind by name: rows say what is served.
+
+mod answer;
+mod body;
+mod decode;
+mod discovery;
+mod health;
+mod in_process;
+mod lists;
+mod negotiate;
+mod objects;
+mod path;
+mod query;
+mod table;
+mod watches;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use http::Method;
 use http_body_util::combinators::UnsyncBoxBody;
+
+use crate::authz::{self, Attributes, Authorizer};
+use crate::identity::Identity;
+use crate::registry::Registry;
+use crate::registry::status::{Answer, ApiError};
+use negotiate::Form;
+use path::{ResourcePath, Route};
+use query::Query;
+
+pub use health::Readiness;
+pub use in_process::InProcess;
 
 /// A request's or an answer's body, in process and on the wire.
 pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
+
+/// The API: a registry behind authorisation.
+pub struct Api {
+    registry: Arc<Registry>,
+    authorizer: Authorizer,
+    readiness: Readiness,
+    clock: fn() -> Duration,
+    address: String,
+}
+
+/// One request on its way.
+struct Request {
+    identity: Identity,
+    method: Method,
+    path: String,
+    query: Query,
+    headers: http::HeaderMap,
+}
+
+impl Api {
+    /// An API over a registry. `address` is the advertised `host:port`.
+    pub fn new(registry: Arc<Registry>, authorizer: Authorizer, clock: fn() -> Duration, address: &str) -> Self {
+        Self { registry, authorizer, readiness: Readiness::default(), clock, address: address.to_owned() }
+    }
+
+    /// The registry behind it.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// What `/readyz` asks.
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+
+    /// Answers one request of an authenticated user.
+    pub async fn handle(self: &Arc<Self>, identity: Identity, request: http::Request<Body>) -> http::Response<Body> {
+        let (parts, body) = request.into_parts();
+        let accept = header(&parts.headers, http::header::ACCEPT).to_owned();
+        let request = Request {
+            identity,
+            method: parts.method,
+            path: parts.uri.path().to_owned(),
+            query: Query::parse(parts.uri.query().unwrap_or_default()),
+            headers: parts.headers,
+        };
+        match self.route(request, body).await {
+            Ok(response) => response,
+            Err(error) => {
+                if error.code == 500 {
+                    tracing::error!(error = %error.message, "request failed");
+                }
+                answer::error(negotiate::form(&accept, false).unwrap_or_default(), &error)
+            }
+        }
+    }
+
+    async fn route(self: &Arc<Self>, request: Request, body: Body) -> Answer<http::Response<Body>> {
+        match path::parse(&request.path) {
+            Route::Resource(target) => {
+                self.allow(&request, &attributes(&request, &target))?;
+                self.resource(&request, body, target).await
+            }
+            other => {
+                let verb = request.method.as_str().to_ascii_lowercase();
+                let attributes = Attributes { verb, path: request.path.clone(), ..Attributes::default() };
+                self.allow(&request, &attributes)?;
+                self.other(&request, &other)
+            }
+        }
+    }
+
+    fn allow(&self, request: &Request, attributes: &Attributes) -> Answer<()> {
+        let decision = self.authorizer.authorize(&request.identity, attributes);
+        if decision.is_allowed() {
+            return Ok(());
+        }
+        let message = authz::forbidden_message(&request.identity, attributes, decision.reason());
+        let mut error = ApiError::new(403, "Forbidden", message);
+        for (field, value) in
+            [("name", &attributes.name), ("group", &attributes.api_group), ("kind", &attributes.resource)]
+        {
+            if !value.is_empty() {
+                error.details.insert(field.to_owned(), value.as_str().into());
+            }
+        }
+        Err(error)
+    }
+
+    /// Discovery, health, version: everything that is no resource.
+    fn other(&self, request: &Request, route: &Route) -> Answer<http::Response<Body>> {
+        if !matches!(request.method, Method::GET | Method::HEAD) {
+            return Err(ApiError::method_not_allowed());
+        }
+        let accept = request.header(http::header::ACCEPT);
+        let kinds = self.registry.kinds();
+        let document = match route {
+            Route::LegacyVersions | Route::Groups => {
+                let core = *route == Route::LegacyVersions;
+                if let Some(version) = discovery::aggregated_version(accept) {
+                    return Ok(aggregated(&discovery::aggregated(&kinds, core, version), version));
+                }
+                if core { discovery::legacy_versions(&self.address) } else { discovery::group_list(&kinds) }
+            }
+            Route::Group(name) => discovery::group(&kinds, name).ok_or_else(ApiError::no_such_path)?,
+            Route::Resources(group, version) => {
+                discovery::resource_list(&kinds, group, version).ok_or_else(ApiError::no_such_path)?
+            }
+            Route::Resource(_) | Route::Other => return health::answer(self, &request.path, &request.query),
+        };
+        Ok(answer::value(200, negotiate::form(accept, false)?, &document))
+    }
+}
+
+/// An error as an answer in JSON, for those in front of the door.
+pub(crate) fn refuse(error: &ApiError) -> http::Response<Body> {
+    answer::error(Form::default(), error)
+}
+
+impl Request {
+    fn header(&self, name: http::HeaderName) -> &str {
+        header(&self.headers, name)
+    }
+
+    /// The form that the client accepts; tables only for reads.
+    fn form(&self) -> Answer<Form> {
+        let shaped = true;
+        negotiate::form(self.header(http::header::ACCEPT), shaped)
+    }
+}
+
+fn header(headers: &http::HeaderMap, name: http::HeaderName) -> &str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+fn aggregated(document: &serde_json::Value, version: &str) -> http::Response<Body> {
+    let mut response = answer::response(200, "application/json", document.to_string());
+    if let Ok(value) = http::HeaderValue::try_from(discovery::aggregated_type(version)) {
+        response.headers_mut().insert(http::header::CONTENT_TYPE, value);
+    }
+    response
+}
+
+/// What a resource request wants, in the words of RBAC.
+fn attributes(request: &Request, target: &ResourcePath) -> Attributes {
+    let collection = target.name.is_empty();
+    let watches = collection && request.query.flag("watch");
+    let verb = match request.method {
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE if collection => "deletecollection",
+        Method::DELETE => "delete",
+        _ if watches => "watch",
+        _ if collection => "list",
+        _ => "get",
+    };
+    Attributes {
+        verb: verb.to_owned(),
+        api_group: target.group.clone(),
+        api_version: target.version.clone(),
+        resource: target.resource.clone(),
+        subresource: target.subresource.clone(),
+        namespace: target.namespace.clone(),
+        name: target.name.clone(),
+        path: request.path.clone(),
+        field_selector: request.query.text("fieldSelector").to_owned(),
+    }
+}

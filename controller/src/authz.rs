@@ -5,7 +5,6 @@
 
 pub mod aggregation;
 pub mod escalation;
-mod follow;
 mod names;
 pub mod node;
 pub mod pod_references;
@@ -183,11 +182,9 @@ impl Authorizer {
                 objects.iter().for_each(|(namespace, name, object)| state.graph.put_pod(namespace, name, object));
             }
             ("persistentvolumes", _) => {
-                state.graph.clear_volumes();
-                objects.iter().for_each(|(_, name, object)| state.graph.put_volume(name, object));
+                objects.iter().for_each(|(_, name, object)| state.graph.put_volume(name, object))
             }
             ("volumeattachments", _) => {
-                state.graph.clear_attachments();
                 objects.iter().for_each(|(_, name, object)| state.graph.put_attachment(name, object));
             }
             _ => {}

@@ -37,7 +37,7 @@ pub fn validate(signer: &str, request: &Request, usages: &[&str]) -> Result<(), 
         CLIENT => client_usages(usages),
         KUBELET_CLIENT => {
             organization_is_nodes(request)?;
-            if let Some(name) = request.alt_names.first() {
+            for name in &request.alt_names {
                 let kind = match name {
                     AltName::Dns(_) => "DNS",
                     AltName::Email(_) => "Email",

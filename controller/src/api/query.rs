@@ -1,0 +1,126 @@
+//! Pure: the query parameters of a request.
+
+use super::path::decode_query;
+use crate::registry::status::{Answer, ApiError};
+use crate::registry::{FieldValidation, Match};
+
+/// A query, decoded.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Query {
+    pairs: Vec<(String, String)>,
+}
+
+impl Query {
+    /// Takes a query string apart.
+    pub(crate) fn parse(text: &str) -> Self {
+        let pairs = text.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode_query(name).into_owned(), decode_query(value).into_owned())
+        });
+        Self { pairs: pairs.collect() }
+    }
+
+    /// The first value of a parameter; empty when absent.
+    pub(crate) fn text(&self, name: &str) -> &str {
+        self.pairs.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str()).unwrap_or_default()
+    }
+
+    /// A boolean: Go's spellings, and the bare name.
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        let found = self.pairs.iter().find(|(own, _)| own == name);
+        found.is_some_and(|(_, value)| matches!(value.as_str(), "" | "1" | "t" | "T" | "true" | "TRUE" | "True"))
+    }
+
+    /// Whether the parameter is given at all.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.pairs.iter().any(|(own, _)| own == name)
+    }
+
+    /// A number.
+    pub(crate) fn number(&self, name: &str) -> Answer<Option<i64>> {
+        match self.text(name) {
+            "" => Ok(None),
+            text => text
+                .parse()
+                .map(Some)
+                .map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))),
+        }
+    }
+
+    /// `resourceVersion`; `None` when unset.
+    pub(crate) fn resource_version(&self) -> Answer<Option<u64>> {
+        match self.text("resourceVersion") {
+            "" => Ok(None),
+            text => text.parse().map(Some).map_err(|_| {
+                ApiError::bad_request(format!(
+                    "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+                ))
+            }),
+        }
+    }
+
+    /// `resourceVersionMatch`, and whether it goes with the rest of a list.
+    pub(crate) fn matching(&self) -> Answer<Match> {
+        let text = self.text("resourceVersionMatch");
+        let forbidden = |why: &str| Err(ApiError::bad_request(format!("resourceVersionMatch: Forbidden: {why}")));
+        let matching = match text {
+            "" => return Ok(Match::Unset),
+            "NotOlderThan" => Match::NotOlderThan,
+            "Exact" => Match::Exact,
+            other => {
+                return Err(ApiError::bad_request(format!(
+                    "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
+                )));
+            }
+        };
+        if self.has("continue") && !self.text("continue").is_empty() {
+            return forbidden("resourceVersionMatch is forbidden when continue is provided");
+        }
+        if self.text("resourceVersion").is_empty() && !self.has("sendInitialEvents") {
+            return forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided");
+        }
+        if matching == Match::Exact && self.text("resourceVersion") == "0" {
+            return forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+        }
+        Ok(matching)
+    }
+
+    /// `dryRun`.
+    pub(crate) fn dry_run(&self) -> Answer<bool> {
+        match self.text("dryRun") {
+            "" => Ok(false),
+            "All" => Ok(true),
+            other => {
+                Err(ApiError::bad_request(format!("dryRun: Unsupported value: {other:?}: supported values: \"All\"")))
+            }
+        }
+    }
+
+    /// `fieldValidation`.
+    pub(crate) fn field_validation(&self) -> Answer<FieldValidation> {
+        match self.text("fieldValidation") {
+            "Ignore" => Ok(FieldValidation::Ignore),
+            "" | "Warn" => Ok(FieldValidation::Warn),
+            "Strict" => Ok(FieldValidation::Strict),
+            other => Err(ApiError::bad_request(format!(
+                "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_read_as_go_reads_them() {
+        let query = Query::parse("watch&limit=5&labelSelector=a%3Db&x=false");
+        assert!(query.flag("watch") && !query.flag("x") && !query.flag("y"));
+        assert_eq!(query.number("limit").unwrap(), Some(5));
+        assert_eq!(query.text("labelSelector"), "a=b");
+        assert_eq!(Query::parse("dryRun=Some").dry_run().unwrap_err().code, 400);
+        let matching = Query::parse("resourceVersionMatch=Exact&resourceVersion=0").matching();
+        assert!(matching.unwrap_err().message.contains("forbidden for resourceVersion"));
+    }
+}
