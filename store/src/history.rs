@@ -23,7 +23,7 @@ pub struct Event {
     pub kind: EventKind,
     /// To which key.
     pub key: Arc<str>,
-    /// The new value; of a deletion, the last one.
+    /// The new value; of a deletion, the last one (empty where that was damaged at rest).
     pub value: Bytes,
     /// The revision of the change; all events of one batch share it.
     pub revision: Revision,

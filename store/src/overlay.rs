@@ -34,6 +34,11 @@ impl Overlay {
         self.held.get(key)
     }
 
+    /// To change how it is kept, never its value.
+    pub(crate) fn get_mut(&mut self, key: &str) -> Option<&mut Held> {
+        self.held.get_mut(key)
+    }
+
     pub(crate) fn insert(&mut self, key: Arc<str>, held: Held) {
         self.remove(&key);
         self.bytes += cost(&key, &held);

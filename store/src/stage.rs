@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::error::WriteError;
 use crate::history::{Event, EventKind};
 use crate::record::{Revision, Version};
@@ -42,10 +44,10 @@ pub(crate) fn evaluate(
 ) -> Result<Vec<Event>, WriteError> {
     let mut events = Vec::with_capacity(batch.len());
     for write in batch {
-        let now = match current(&write.key)? {
-            Current::Version(version) => Some(version),
-            Current::Absent => None,
-            Current::Damaged if write.precondition == Precondition::Any => None,
+        let (now, damaged) = match current(&write.key)? {
+            Current::Version(version) => (Some(version), false),
+            Current::Absent => (None, false),
+            Current::Damaged if write.precondition == Precondition::Any => (None, true),
             Current::Damaged => return Err(WriteError::Corrupt { key: write.key.clone() }),
         };
         let holds = match write.precondition {
@@ -60,6 +62,7 @@ pub(crate) fn evaluate(
         let (kind, value) = match (&write.change, &now) {
             (Change::Put(value), _) => (EventKind::Put, value.clone()),
             (Change::Delete, Some(version)) => (EventKind::Delete, version.value.clone()),
+            (Change::Delete, None) if damaged => (EventKind::Delete, Bytes::new()),
             (Change::Delete, None) => continue,
         };
         let previous = now.map(|version| (version.revision, version.value));
@@ -69,6 +72,13 @@ pub(crate) fn evaluate(
 }
 
 impl Stage {
+    /// A deletion of what is gone already: the staged deletion is kept at least like this one.
+    pub(crate) fn confirm(&mut self, key: &str, floor: Durability) {
+        if let Some(pending) = self.pending.get_mut(key) {
+            pending.floor = pending.floor.max(floor);
+        }
+    }
+
     /// Takes a batch's events in.
     pub(crate) fn accept(&mut self, events: Vec<Event>, floor: Durability) {
         for event in events {
@@ -89,8 +99,6 @@ impl Stage {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
     fn at(revision: u64) -> Result<Current, WriteError> {
@@ -117,6 +125,8 @@ mod tests {
         let damaged = |_: &str| Ok(Current::Damaged);
         let blind = evaluate(&[Write::put("r/k", Precondition::Any, "v")], Revision(9), damaged);
         assert_eq!(blind.unwrap()[0].previous, None);
+        let gone = evaluate(&[Write::delete("r/k", Precondition::Any)], Revision(9), damaged);
+        assert_eq!(gone.unwrap()[0].kind, EventKind::Delete);
         let careful = evaluate(&[Write::put("r/k", Precondition::Present, "v")], Revision(9), damaged);
         assert!(matches!(careful, Err(WriteError::Corrupt { .. })));
     }

@@ -3,21 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use tokio::sync::Notify;
-
 use crate::backend::{BackingError, Snapshot};
 use crate::error::{ReadError, WatchError};
 use crate::history::{Event, EventKind, Ring};
 use crate::overlay::{Held, Overlay};
+use crate::page::Unread;
 use crate::record::{Revision, Version, decode};
 use crate::stage::{Current, Pending};
 use crate::write::{Durability, resource};
 
-/// The ring of a resource, who waits for it, and how many keys it has, once somebody counted.
+/// The ring of a resource, and how many keys it has, once somebody counted.
 #[derive(Debug)]
 pub(crate) struct Resource {
     pub(crate) ring: Ring,
-    pub(crate) wake: Arc<Notify>,
     pub(crate) keys: Option<u64>,
 }
 
@@ -51,6 +49,7 @@ impl Shown {
 }
 
 /// A view to read without any lock: a snapshot and what lies above it.
+#[derive(Clone)]
 pub(crate) struct View {
     pub(crate) revision: Revision,
     pub(crate) snapshot: Arc<dyn Snapshot>,
@@ -71,6 +70,7 @@ pub(crate) struct State {
     /// The oldest deferred write that is not at rest.
     pub(crate) oldest_deferred: Option<Revision>,
     pub(crate) closed: bool,
+    pub(crate) unread: Unread,
 }
 
 /// What the writer publishes.
@@ -101,6 +101,7 @@ impl State {
             history_bytes_per_resource,
             oldest_deferred: None,
             closed: false,
+            unread: Unread::default(),
         }
     }
 
@@ -115,7 +116,7 @@ impl State {
     /// The ring of a resource; it begins where this boot began.
     pub(crate) fn resource(&mut self, name: &str) -> &mut Resource {
         if !self.resources.contains_key(name) {
-            let resource = Resource { ring: Ring::new(self.shown.base), wake: Arc::new(Notify::new()), keys: None };
+            let resource = Resource { ring: Ring::new(self.shown.base), keys: None };
             self.resources.insert(name.to_owned(), resource);
         }
         self.resources.get_mut(name).expect("it was just inserted")
@@ -176,8 +177,8 @@ impl State {
         Ok(())
     }
 
-    /// Makes staged events visible, all at once; returns who waits for them.
-    pub(crate) fn publish(&mut self, publication: Publication) -> Vec<Arc<Notify>> {
+    /// Makes staged events visible, all at once; returns the resources that they touch.
+    pub(crate) fn publish(&mut self, publication: Publication) -> BTreeSet<String> {
         let Publication { events, pending, committed, spilled } = publication;
         let carried = committed.is_some();
         if let Some(snapshot) = committed {
@@ -187,17 +188,18 @@ impl State {
         for (key, pending) in pending {
             self.hold(key, pending, carried);
         }
-        let mut woken: Vec<Arc<Notify>> = Vec::new();
+        let mut touched = BTreeSet::new();
         if let Some(last) = events.last() {
             self.published = last.revision;
         }
         for event in events {
-            let wake = self.remember(event);
-            if !woken.iter().any(|other| Arc::ptr_eq(other, &wake)) {
-                woken.push(wake);
+            let name = resource(&event.key).unwrap_or_default();
+            if !touched.contains(name) {
+                touched.insert(name.to_owned());
             }
+            self.remember(event);
         }
-        woken
+        touched
     }
 
     /// What a commit carried is at rest now.
@@ -231,7 +233,18 @@ impl State {
         }
     }
 
-    fn remember(&mut self, event: Event) -> Arc<Notify> {
+    /// A volatile deletion is to be carried by the next commit.
+    pub(crate) fn confirm(&mut self, key: &str) {
+        let published = self.published;
+        if let Some(held) = self.overlay.get_mut(key)
+            && held.deferred.is_none()
+        {
+            held.deferred = Some(published);
+            self.oldest_deferred.get_or_insert(published);
+        }
+    }
+
+    fn remember(&mut self, event: Event) {
         let name = resource(&event.key).unwrap_or_default().to_owned();
         let per_resource = self.history_bytes_per_resource;
         let resource = self.resource(&name);
@@ -245,10 +258,9 @@ impl State {
         let before = resource.ring.bytes();
         resource.ring.push(event);
         while resource.ring.bytes() > per_resource && resource.ring.forget() {}
-        let (after, wake) = (resource.ring.bytes(), resource.wake.clone());
-        self.history_bytes = self.history_bytes + after - before;
+        let after = resource.ring.bytes();
+        self.history_bytes = self.history_bytes - before + after;
         self.shrink_history();
-        wake
     }
 
     fn shrink_history(&mut self) {

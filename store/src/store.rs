@@ -1,21 +1,22 @@
 //! Shell: the store's door: reads on the caller's thread, writes through the one writer.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use tokio::sync::{Notify, Semaphore, oneshot};
 
+use crate::backend::Backing;
 use crate::backend::memory::MemoryBacking;
 use crate::backend::redb::RedbBacking;
-use crate::backend::{Backing, BackingError};
 use crate::config::{Backend, Config};
 use crate::error::{OpenError, ReadError, WatchError, WriteError};
-use crate::page::merge;
+use crate::page;
 use crate::query::{ListQuery, Page};
 use crate::record::{Record, Revision, Version};
 use crate::stage::Current;
-use crate::state::{Shown, State, read};
+use crate::state::{Shown, State, View, read};
 use crate::watch::Watch;
 use crate::write::{Durability, Write, resource, validate};
 use crate::writer::{Queue, Request, Writer};
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     published: AtomicU64,
     announced: Notify,
+    /// Who waits for events of a resource.
+    wakes: Mutex<HashMap<String, Arc<Notify>>>,
     pub(crate) queue: Queue,
     pub(crate) permits: Semaphore,
     pub(crate) config: Config,
@@ -41,20 +44,30 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn announce(&self, published: Revision) {
+    fn wakes(&self) -> MutexGuard<'_, HashMap<String, Arc<Notify>>> {
+        self.wakes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake(&self, resource: &str) -> Arc<Notify> {
+        self.wakes().entry(resource.to_owned()).or_default().clone()
+    }
+
+    /// Tells everybody who waits for a publication, or for events of these resources.
+    pub(crate) fn announce(&self, published: Revision, touched: &BTreeSet<String>) {
         self.published.store(published.0, Ordering::Release);
         self.announced.notify_waiters();
+        let wakes = self.wakes();
+        for wake in touched.iter().filter_map(|resource| wakes.get(resource)) {
+            wake.notify_waiters();
+        }
     }
 
     /// Ends all watches and waits.
     pub(crate) fn close(&self) {
-        let mut state = self.state();
-        state.closed = true;
-        let wakes: Vec<_> = state.resources.values().map(|resource| resource.wake.clone()).collect();
-        drop(state);
+        self.state().closed = true;
         self.permits.close();
         self.announced.notify_waiters();
-        wakes.iter().for_each(|wake| wake.notify_waiters());
+        self.wakes().values().for_each(|wake| wake.notify_waiters());
     }
 }
 
@@ -95,6 +108,7 @@ impl Store {
             state: Mutex::new(state),
             published: AtomicU64::new(base.0),
             announced: Notify::new(),
+            wakes: Mutex::default(),
             queue: Queue::default(),
             permits: Semaphore::new(config.queue_writes),
             config,
@@ -138,6 +152,31 @@ impl Store {
 
     /// The newest version of a key.
     pub async fn get(&self, key: &str) -> Result<Option<Record>, ReadError> {
+        self.settled(|| self.get_now(key)).await
+    }
+
+    /// A page of the records under a prefix, as they were at one revision.
+    pub async fn list(&self, query: ListQuery<'_>) -> Result<Page, ReadError> {
+        self.settled(|| self.list_now(query)).await
+    }
+
+    /// How many keys begin with a prefix. Of a whole resource (`pods/`) it costs nothing after the first time.
+    pub async fn keys(&self, prefix: &str) -> Result<u64, ReadError> {
+        self.settled(|| self.keys_now(prefix)).await
+    }
+
+    /// While the writer goes back to the last commit of a full disk, older snapshots fail: then once more, after it.
+    async fn settled<T>(&self, read: impl Fn() -> Result<T, ReadError>) -> Result<T, ReadError> {
+        match read() {
+            Err(ReadError::Backend { .. }) => {
+                let _ = self.flush().await;
+                read()
+            }
+            result => result,
+        }
+    }
+
+    fn get_now(&self, key: &str) -> Result<Option<Record>, ReadError> {
         let (snapshot, shown) = {
             let state = self.shared().state();
             if state.closed {
@@ -148,47 +187,54 @@ impl Store {
             }
             (state.snapshot.clone(), state.shown.clone())
         };
-        match read(&*snapshot, &shown, key).map_err(failed)? {
+        match read(&*snapshot, &shown, key).map_err(|error| ReadError::Backend { reason: error.to_string() })? {
             Current::Version(version) => Ok(Some(record(key, version))),
             Current::Absent => Ok(None),
             Current::Damaged => Err(ReadError::Corrupt { key: key.to_owned() }),
         }
     }
 
-    /// A page of the records under a prefix, as they were at one revision.
-    pub async fn list(&self, query: ListQuery<'_>) -> Result<Page, ReadError> {
-        let view = {
-            let state = self.shared().state();
-            if state.closed {
-                return Err(ReadError::Closed);
-            }
-            state.view(query.prefix, query.after, query.at)?
-        };
-        let take = if query.limit == 0 { usize::MAX } else { query.limit };
+    fn list_now(&self, query: ListQuery<'_>) -> Result<Page, ReadError> {
+        let ListQuery { prefix, after, limit, at } = query;
+        let view = self.view(prefix, after, at)?;
         let revision = view.revision;
-        let (records, remaining) = merge(view, query.prefix, query.after, take)?;
-        Ok(Page { records, revision, more: remaining > 0, remaining })
+        let take = if limit == 0 { usize::MAX } else { limit };
+        let rest = (limit > 0).then(|| view.clone());
+        let (records, more) = page::first(view, prefix, after, take)?;
+        let last = records.last().filter(|_| more).map(|record| record.key.clone());
+        let (Some(last), Some(rest)) = (last, rest) else {
+            return Ok(Page { records, revision, more: false, remaining: 0 });
+        };
+        let known = after.and_then(|after| self.shared().state().unread.take(prefix, revision, after));
+        let remaining = match known {
+            Some(left) => left - records.len() as u64,
+            None => page::count(rest, prefix, Some(&last))?,
+        };
+        self.shared().state().unread.put(prefix, revision, &last, remaining);
+        Ok(Page { records, revision, more, remaining })
     }
 
-    /// How many keys begin with a prefix. Of a whole resource (`pods/`) it costs nothing after the first time.
-    pub async fn keys(&self, prefix: &str) -> Result<u64, ReadError> {
+    fn keys_now(&self, prefix: &str) -> Result<u64, ReadError> {
         let whole = prefix.strip_suffix('/').filter(|name| !name.contains('/'));
-        let view = {
-            let mut state = self.shared().state();
-            if let Some(keys) = whole.and_then(|name| state.resource(name).keys) {
-                return Ok(keys);
-            }
-            state.view(prefix, None, None)?
-        };
+        if let Some(keys) = whole.and_then(|name| self.shared().state().resource(name).keys) {
+            return Ok(keys);
+        }
+        let view = self.view(prefix, None, None)?;
         let counted_at = view.revision;
-        let (_, keys) = merge(view, prefix, None, 0)?;
+        let keys = page::count(view, prefix, None)?;
         let mut state = self.shared().state();
-        if state.published == counted_at
-            && let Some(name) = whole
-        {
+        if let Some(name) = whole.filter(|_| state.published == counted_at) {
             state.resource(name).keys = Some(keys);
         }
         Ok(keys)
+    }
+
+    pub(crate) fn view(&self, prefix: &str, after: Option<&str>, at: Option<Revision>) -> Result<View, ReadError> {
+        let state = self.shared().state();
+        if state.closed {
+            return Err(ReadError::Closed);
+        }
+        state.view(prefix, after, at)
     }
 
     /// Events under a prefix that holds a `/`, after a revision. Costs nothing while nobody calls `next`.
@@ -199,9 +245,8 @@ impl Store {
             return Err(WatchError::Closed);
         }
         let position = state.watch_from(name, after)?;
-        let wake = state.resource(name).wake.clone();
         drop(state);
-        Ok(Watch::new(self.shared().clone(), wake, prefix, position, after))
+        Ok(Watch::new(self.shared().clone(), self.shared().wake(name), prefix, position, after))
     }
 
     /// The last published revision.
@@ -230,8 +275,4 @@ impl Store {
 
 fn record(key: &str, version: Version) -> Record {
     Record { key: key.to_owned(), value: version.value, revision: version.revision }
-}
-
-fn failed(error: BackingError) -> ReadError {
-    ReadError::Backend { reason: error.to_string() }
 }

@@ -185,14 +185,24 @@ impl Writer {
             return Err(WriteError::Backend { reason: reason.clone() });
         }
         let Request::Write { batch, floor, .. } = request else {
-            group.commit |= self.dirty_since.is_some();
+            // What is deferred goes along with the commit.
+            group.commit |= self.shared.state().oldest_deferred.is_some();
             return Ok(Revision(0));
         };
         let revision = Revision(self.assigned + 1);
-        let state = self.shared.state();
+        let mut state = self.shared.state();
         let events = evaluate(batch, revision, |key| current(&group.stage, &state, key))?;
+        if *floor > Durability::Volatile {
+            // What is gone already must stay away as surely as if it went now.
+            for write in batch.iter().filter(|write| !events.iter().any(|event| *event.key == *write.key)) {
+                group.stage.confirm(&write.key, *floor);
+                state.confirm(&write.key);
+            }
+        }
+        let deferred = state.oldest_deferred.is_some();
         drop(state);
         if events.is_empty() {
+            group.commit |= *floor == Durability::Durable && deferred;
             return Ok(Revision(0));
         }
         let grows = events.iter().any(grows);
@@ -317,14 +327,13 @@ impl Writer {
         let spilled = committed.as_ref().is_some_and(|(_, spilled)| *spilled);
         let committed = committed.map(|(snapshot, _)| snapshot);
         let mut state = self.shared.state();
-        let woken = state.publish(Publication { events, pending, committed, spilled });
+        let touched = state.publish(Publication { events, pending, committed, spilled });
         let published = state.published;
         if state.oldest_deferred.is_some() {
             self.dirty_since.get_or_insert_with(Instant::now);
         }
         drop(state);
-        self.shared.announce(published);
-        woken.iter().for_each(|wake| wake.notify_waiters());
+        self.shared.announce(published, &touched);
         for (request, result) in answered {
             // A request that changed nothing is answered with what it saw.
             request.answer(result.map(|revision| if revision == Revision(0) { published } else { revision }));

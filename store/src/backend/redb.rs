@@ -1,10 +1,10 @@
 //! Shell: records in a redb file: one table of records, one of meta.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::{Bound, ControlFlow};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -43,6 +43,9 @@ impl RedbBacking {
             Backend::Redb(path) => {
                 let shown = path.display().to_string();
                 let path = path.clone();
+                if !path.exists() {
+                    make_file(&path, config)?;
+                }
                 (Arc::new(move || open_file(&path)), shown)
             }
             Backend::Memory => (Arc::new(|| Ok(Box::new(::redb::backends::InMemoryBackend::new()))), "memory".into()),
@@ -90,14 +93,34 @@ impl RedbBacking {
     }
 }
 
-/// A new file is made 0600, and its name is on stable storage before anything in it matters.
+/// Only its owner may read it: it holds secrets.
 fn open_file(path: &Path) -> io::Result<Box<dyn StorageBackend>> {
-    let new = !path.exists();
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    if new && let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        File::open(parent)?.sync_all()?;
-    }
     Ok(Box::new(FileBackend::new(file).map_err(io::Error::other)?))
+}
+
+/// Makes a new file whole under another name first: a power cut in between leaves no half-made store.
+fn make_file(path: &Path, config: &Config) -> Result<(), OpenError> {
+    let refused = |error: io::Error| OpenError::Backend(BackingError::Failed(error.to_string()));
+    let mut making = path.as_os_str().to_owned();
+    making.push(".new");
+    let making = PathBuf::from(making);
+    if making.exists() {
+        fs::remove_file(&making).map_err(refused)?;
+    }
+    let door = Arc::new({
+        let making = making.clone();
+        move || open_file(&making)
+    });
+    drop(RedbBacking::open(&Config { backend: Backend::RedbDoor(door), ..config.clone() })?);
+    put_in_place(&making, path).map_err(refused)
+}
+
+/// Renames a synced file, durably.
+pub(crate) fn put_in_place(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
 }
 
 /// Makes the tables of a new file; an old one is left as it is.

@@ -1,0 +1,138 @@
+//! A full disk and a damaged one.
+
+use std::sync::Arc;
+
+use bramble_store::{
+    Backend, Config, Durability, EventKind, ListQuery, OpenError, Precondition, ReadError, Store, Write, WriteError,
+};
+
+use crate::disk::Disk;
+
+const CAP: u64 = 4 << 20;
+
+fn key(index: usize) -> String {
+    format!("configmaps/default/{index:05}")
+}
+
+fn put(index: usize) -> Vec<Write> {
+    vec![Write::put(key(index), Precondition::Any, vec![b'x'; 8000])]
+}
+
+#[tokio::test]
+async fn a_full_store_says_so_takes_deletes_and_goes_on() {
+    let disk = Disk::default();
+    let mut config = disk.config();
+    config.file_bytes_max = CAP;
+    let store = Store::open(config.clone()).unwrap();
+    let mut written = 0;
+    let refused = loop {
+        match store.write(put(written), Durability::Durable).await {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+        assert!(written < 10_000, "the cap does not hold");
+    };
+    assert!(matches!(refused, WriteError::Full), "{refused}");
+    assert!(disk.len() <= CAP, "{}", disk.len());
+    assert!(written > 100, "full after {written} records");
+    assert!(matches!(store.write(put(written), Durability::Deferred).await, Err(WriteError::Full)));
+    assert_eq!(store.list(ListQuery::all("configmaps/")).await.unwrap().records.len(), written);
+    let shrinks = vec![Write::put(key(0), Precondition::Present, "marked as deleted")];
+    store.write(shrinks, Durability::Durable).await.unwrap();
+    for index in 0..written / 2 {
+        store.write(vec![Write::delete(key(index), Precondition::Present)], Durability::Durable).await.unwrap();
+    }
+    store.write(put(written), Durability::Durable).await.unwrap();
+    assert!(disk.len() <= CAP);
+    drop(store);
+    let store = Store::open(config).unwrap();
+    assert_eq!(store.keys("configmaps/").await.unwrap() as usize, written - written / 2 + 1);
+}
+
+#[tokio::test]
+async fn churn_is_reclaimed() {
+    let disk = Disk::default();
+    let mut config = disk.config();
+    config.file_bytes_max = CAP;
+    let store = Store::open(config).unwrap();
+    for round in 0..2000 {
+        store.write(put(round % 20), Durability::Durable).await.unwrap();
+    }
+    assert!(disk.len() <= CAP);
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_reported_never_served_and_can_be_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = Store::open(Config::redb(&path)).unwrap();
+    for index in 0..3 {
+        store.write(put(index), Durability::Durable).await.unwrap();
+    }
+    drop(store);
+    let mut file = std::fs::read(&path).unwrap();
+    let needle = [b'x'; 7000];
+    let at = file.windows(needle.len()).position(|window| window == needle).unwrap();
+    file[at + 3000] = b'y';
+    std::fs::write(&path, file).unwrap();
+
+    let store = Store::open(Config::redb(&path)).unwrap();
+    let mut damaged = Vec::new();
+    for index in 0..3 {
+        match store.get(&key(index)).await {
+            Ok(record) => assert!(record.unwrap().value.iter().all(|byte| *byte == b'x')),
+            Err(ReadError::Corrupt { key }) => damaged.push(key),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let [damaged] = &damaged[..] else { panic!("{damaged:?}") };
+    let list = store.list(ListQuery::all("configmaps/")).await;
+    assert!(matches!(list, Err(ReadError::Corrupt { key }) if key == *damaged));
+    let careful = Write::put(damaged.as_str(), Precondition::Present, "v");
+    let careful = store.write(vec![careful], Durability::Durable).await;
+    assert!(matches!(careful, Err(WriteError::Corrupt { .. })));
+    let mut watch = store.watch("configmaps/", store.revision()).unwrap();
+    store.write(vec![Write::delete(damaged.as_str(), Precondition::Any)], Durability::Durable).await.unwrap();
+    assert_eq!(watch.next().await.unwrap().kind, EventKind::Delete);
+    assert_eq!(store.list(ListQuery::all("configmaps/")).await.unwrap().records.len(), 2);
+}
+
+#[tokio::test]
+async fn a_broken_disk_stops_writes_and_acknowledges_none() {
+    let disk = Disk::default();
+    let store = Store::open(disk.config()).unwrap();
+    store.write(put(0), Durability::Durable).await.unwrap();
+    disk.cut_after(3);
+    assert!(matches!(store.write(put(1), Durability::Durable).await, Err(WriteError::Backend { .. })));
+    assert!(matches!(store.write(put(2), Durability::Volatile).await, Err(WriteError::Backend { .. })));
+    assert!(
+        store.revision()
+            < store.write(put(3), Durability::Durable).await.map_or(bramble_store::Revision(u64::MAX), |r| r)
+    );
+}
+
+#[tokio::test]
+async fn one_store_has_one_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = Config::redb(dir.path().join("store"));
+    let store = Store::open(config.clone()).unwrap();
+    assert!(matches!(Store::open(config.clone()), Err(OpenError::Locked { .. })));
+    drop(store);
+    Store::open(config).unwrap();
+    let refusing = Backend::RedbDoor(Arc::new(|| Err(std::io::Error::other("no such disk"))));
+    assert!(matches!(Store::open(Config::new(refusing)), Err(OpenError::Backend(_))));
+}
+
+#[tokio::test]
+async fn an_idle_store_writes_nothing_and_heartbeats_neither() {
+    let disk = Disk::default();
+    let store = Store::open(disk.config()).unwrap();
+    let beat = |n: u64| vec![Write::put("leases/kube-node-lease/pi", Precondition::Any, n.to_string())];
+    store.write(beat(0), Durability::Durable).await.unwrap();
+    store.write(beat(1), Durability::Volatile).await.unwrap();
+    let writes = disk.writes();
+    for n in 0..10_000 {
+        store.write(beat(n), Durability::Volatile).await.unwrap();
+    }
+    assert_eq!(disk.writes(), writes);
+}
