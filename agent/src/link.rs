@@ -23,8 +23,9 @@ mod reflect;
 mod verifier;
 
 pub use clock::Clock;
-pub use connection::{Connection, Endpoint, Identity, Trust};
+pub use connection::{Connection, Endpoint, Identity, Look, Trust};
 pub use error::LinkError;
+pub(crate) use reflect::random;
 pub use reflect::{Delta, Interest, Reflection};
 pub use verifier::{Pin as KeyPin, spki_pin};
 

@@ -1,0 +1,138 @@
+//! Shell: certificates are renewed while they live, and taken into use without a restart.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls_pki_types::CertificateDer;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::certificate::Kept;
+use super::{JoinError, Joined, ServingCertificate, ServingNames, files, request};
+use crate::link::backoff::Backoff;
+use crate::link::{Clock, Link, Trust};
+
+/// Timers of the monotonic clock are looked at again after this time, because trusted time may have moved.
+const LOOK_AGAIN: Duration = Duration::from_secs(6 * 3600);
+
+/// What every rotation needs.
+#[derive(Clone)]
+pub struct Rotation {
+    /// Where certificates are kept.
+    pub dir: PathBuf,
+    /// The node's name.
+    pub node_name: String,
+    /// The board's clocks.
+    pub clock: Arc<Clock>,
+    /// The API client.
+    pub link: Link,
+}
+
+impl Rotation {
+    /// Waits until `kept` is due. Without authenticated time nothing is due: the first answer of the server brings it.
+    async fn due(&self, kept: &Kept) {
+        let random = crate::link::random();
+        loop {
+            let wait = match self.clock.trusted_s() {
+                Some(now_s) => match kept.renew_in_s(now_s, random) {
+                    0 => return,
+                    seconds => Duration::from_secs(seconds).min(LOOK_AGAIN),
+                },
+                None => Duration::from_secs(30),
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+fn retries() -> Backoff {
+    Backoff::new(Duration::from_secs(2), Duration::from_secs(300))
+}
+
+/// Renews the client certificate for ever.
+pub async fn rotate_client(rotation: Rotation, joined: Joined) {
+    let mut kept = joined.client.clone();
+    let mut backoff = retries();
+    loop {
+        rotation.due(&kept).await;
+        match renew_client(&rotation, &joined.authority).await {
+            Ok(renewed) => {
+                if let Err(error) =
+                    joined.connection.replace(&Trust::Pinned(joined.authority.clone()), renewed.identity())
+                {
+                    warn!(%error, "the renewed client certificate");
+                }
+                info!(until = %renewed.until(), "renewed the client certificate");
+                kept = renewed;
+                backoff.reset();
+            }
+            Err(error) => {
+                warn!(%error, "renewing the client certificate");
+                tokio::time::sleep(backoff.advance(crate::link::random())).await;
+            }
+        }
+    }
+}
+
+async fn renew_client(rotation: &Rotation, _authority: &[CertificateDer<'static>]) -> Result<Kept, JoinError> {
+    let pending = rotation.dir.join("client.pending.key");
+    let key = files::pending_key(&pending)?;
+    let wanted = request::Wanted::client(&rotation.node_name);
+    let chain = request::obtain(&rotation.link, &key, &wanted).await?;
+    let kept = files::save_client(&rotation.dir, &chain, &key)?;
+    files::forget(&pending);
+    Ok(kept)
+}
+
+/// Gets the serving certificate, then renews it for ever: when it grows old and when the node's names change.
+pub async fn rotate_serving(
+    rotation: Rotation,
+    mut names: watch::Receiver<ServingNames>,
+    serving: Arc<ServingCertificate>,
+) {
+    let mut kept = files::serving(&rotation.dir).unwrap_or_else(|error| {
+        warn!(%error, "the serving certificate");
+        None
+    });
+    if let Some(kept) = &kept {
+        serving.put(kept);
+    }
+    let mut backoff = retries();
+    loop {
+        let wanted = names.borrow_and_update().clone();
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.covers(&wanted)) {
+            tokio::select! {
+                () = rotation.due(kept) => {}
+                Ok(()) = names.changed() => continue,
+            }
+        }
+        if wanted == ServingNames::default() {
+            if names.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        match renew_serving(&rotation, &wanted).await {
+            Ok(renewed) => {
+                info!(until = %renewed.until(), "serving certificate");
+                serving.put(&renewed);
+                kept = Some(renewed);
+                backoff.reset();
+            }
+            Err(error) => {
+                warn!(%error, "asking for a serving certificate");
+                tokio::time::sleep(backoff.advance(crate::link::random())).await;
+            }
+        }
+    }
+}
+
+async fn renew_serving(rotation: &Rotation, names: &ServingNames) -> Result<Kept, JoinError> {
+    let pending = rotation.dir.join("serving.pending.key");
+    let key = files::pending_key(&pending)?;
+    let chain = request::obtain(&rotation.link, &key, &request::Wanted::serving(&rotation.node_name, names)).await?;
+    let kept = files::save_serving(&rotation.dir, &chain, &key)?;
+    files::forget(&pending);
+    Ok(kept)
+}

@@ -1,0 +1,127 @@
+//! Shell: what /proc, /sys and the kernel say about this board.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::Path;
+
+use super::Facts;
+
+/// Reads the facts; what cannot be read stays empty. `server` is the API server's address, `node_ip` overrides.
+#[must_use]
+pub fn gather(data_dir: &Path, server: Option<SocketAddr>, node_ips: &[IpAddr]) -> Facts {
+    let uname = rustix::system::uname();
+    let memory = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let machine_id = line("/etc/machine-id");
+    let system_uuid = Some(line("/sys/class/dmi/id/product_uuid"))
+        .filter(|uuid| !uuid.is_empty())
+        .or_else(|| Some(line("/proc/device-tree/serial-number")).filter(|serial| !serial.is_empty()))
+        .unwrap_or_else(|| machine_id.clone());
+    let storage = rustix::fs::statvfs(data_dir).map_or(0, |stat| stat.f_blocks * stat.f_frsize);
+    Facts {
+        host_name: uname.nodename().to_string_lossy().into_owned(),
+        architecture: go_architecture(std::env::consts::ARCH).to_owned(),
+        kernel_version: uname.release().to_string_lossy().into_owned(),
+        os_image: os_image(&fs::read_to_string("/etc/os-release").unwrap_or_default()),
+        machine_id,
+        system_uuid,
+        boot_id: boot_id(),
+        cpus: online(&line("/sys/devices/system/cpu/online")),
+        memory_bytes: kibibytes(&memory, "MemTotal:") * 1024,
+        swap_bytes: kibibytes(&memory, "SwapTotal:") * 1024,
+        storage_bytes: storage,
+        addresses: if node_ips.is_empty() { primary(server).into_iter().collect() } else { node_ips.to_vec() },
+    }
+}
+
+/// The kernel's random id of this boot.
+#[must_use]
+pub fn boot_id() -> String {
+    line("/proc/sys/kernel/random/boot_id")
+}
+
+fn line(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim_matches(['\0', '\n', ' ']).to_owned()
+}
+
+fn go_architecture(arch: &str) -> &str {
+    match arch {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        "x86" => "386",
+        other => other,
+    }
+}
+
+fn os_image(os_release: &str) -> String {
+    let pretty = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    pretty.unwrap_or("Linux").trim_matches('"').to_owned()
+}
+
+fn kibibytes(meminfo: &str, key: &str) -> u64 {
+    let rest = meminfo.lines().find_map(|line| line.strip_prefix(key));
+    rest.and_then(|rest| rest.split_whitespace().next()).and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// Counts a list like `0-3,5`.
+fn online(list: &str) -> u64 {
+    let count: u64 = list
+        .split(',')
+        .filter_map(|range| {
+            let (from, to) = range.split_once('-').unwrap_or((range, range));
+            Some(to.parse::<u64>().ok()? + 1 - from.parse::<u64>().ok()?)
+        })
+        .sum();
+    count.max(1)
+}
+
+/// The address from which this board reaches the API server, or, when that is on this very board, the one towards the
+/// default route, or any that is not loopback. Connecting a UDP socket sends nothing.
+fn primary(server: Option<SocketAddr>) -> Option<IpAddr> {
+    let elsewhere = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 9));
+    let towards = |to: SocketAddr| {
+        let any: SocketAddr = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().ok()?;
+        let socket = UdpSocket::bind(any).ok()?;
+        socket.connect(to).ok()?;
+        Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+    };
+    server
+        .and_then(towards)
+        .or_else(|| towards(elsewhere))
+        .or_else(|| first_local(&fs::read_to_string("/proc/net/fib_trie").unwrap_or_default()))
+}
+
+/// The first local address in the kernel's routing trie that is not loopback.
+fn first_local(fib_trie: &str) -> Option<IpAddr> {
+    let mut address = None;
+    for line in fib_trie.lines().map(str::trim) {
+        if let Some(rest) = line.strip_prefix("|-- ") {
+            address = rest.parse::<Ipv4Addr>().ok();
+        } else if line.starts_with("/32 host LOCAL")
+            && let Some(found) = address.filter(|ip| !ip.is_loopback())
+        {
+            return Some(IpAddr::V4(found));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_files_of_proc_are_read() {
+        assert_eq!(online("0-3,5"), 5);
+        assert_eq!(online(""), 1);
+        assert_eq!(kibibytes("MemTotal:  1024 kB\nMemFree: 1 kB", "MemTotal:"), 1024);
+        assert_eq!(os_image("NAME=x\nPRETTY_NAME=\"Debian 12\"\n"), "Debian 12");
+        let trie = "  |-- 127.0.0.1\n /32 host LOCAL\n |-- 10.0.0.5\n    /32 host LOCAL\n";
+        assert_eq!(first_local(trie), Some("10.0.0.5".parse().unwrap()));
+    }
+
+    #[test]
+    fn this_machine_has_facts() {
+        let facts = gather(Path::new("/"), None, &[]);
+        assert!(facts.memory_bytes > 0 && facts.cpus > 0 && facts.storage_bytes > 0 && !facts.boot_id.is_empty());
+    }
+}
