@@ -1,1 +1,72 @@
 //! Shell: one reconcile loop; a controller is a pure plan.
+//!
+//! [`TABLE`] lists them: a further controller is one row and one file with its `keys` and its `plan`. Where the rest lives:
+//! `kind` (what is watched), `view` (what is kept of it), `plan` (what a plan may read and do), `reconcile` (the loop).
+
+mod apply;
+mod event;
+mod graph;
+pub(crate) mod kind;
+mod plan;
+mod queue;
+mod reconcile;
+pub(crate) mod selector;
+pub(crate) mod text;
+pub(crate) mod time;
+pub(crate) mod view;
+
+mod deployment;
+mod replica_set;
+mod root_ca;
+mod service_account;
+#[cfg(test)]
+mod world;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use self::plan::Controller;
+use crate::client::Client;
+
+/// Signs the certificate request in a whole, approved CertificateSigningRequest at a wall-clock time; the answer is what
+/// `status.certificate` holds (base64 of PEM), the error a sentence for its Failed condition.
+pub type Sign = Arc<dyn Fn(&Value, i64) -> Result<String, String> + Send + Sync>;
+
+/// Signs a never-ending token: namespace, account name, account uid, Secret name.
+pub type AccountToken = Arc<dyn Fn(&str, &str, &str, &str) -> Result<String, String> + Send + Sync>;
+
+/// What the controllers are told by whoever starts them.
+#[derive(Clone)]
+pub struct Options {
+    /// The cluster's CA certificates as PEM, published in every namespace.
+    pub root_ca: String,
+    /// Pods' addresses, such as `10.42.0.0/16`.
+    pub cluster_cidr: String,
+    /// Signs certificate requests.
+    pub sign: Sign,
+    /// Signs the tokens of token Secrets.
+    pub account_token: AccountToken,
+}
+
+/// Every controller: service account, name in Events, kinds that concern it, which keys, what to do.
+const TABLE: &[Controller] = &[
+    replica_set::REPLICA_SET,
+    replica_set::REPLICATION,
+    deployment::CONTROLLER,
+    service_account::CONTROLLER,
+    root_ca::CONTROLLER,
+];
+
+/// Runs every controller until `shutdown` changes or is dropped. `client` makes a client for a service account of
+/// kube-system by its name (`replicaset-controller`), and for the shared watches one for the user
+/// `system:kube-controller-manager` when it is asked for `kube-controller-manager`: as upstream's shared informers, they
+/// read under one identity, so that each kind is watched once, while every write is made by the controller's own account.
+pub async fn run(
+    client: impl Fn(&str) -> Client + Send + Sync,
+    options: Options,
+    shutdown: tokio::sync::watch::Receiver<bool>,
+) {
+    // Leader election goes here: hold the Lease, run, stop when it is lost.
+    reconcile::run(TABLE, &client, options, shutdown).await;
+}

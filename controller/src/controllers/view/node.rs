@@ -1,0 +1,100 @@
+//! Pure: Nodes and their Leases as the controllers see them.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::Projected;
+use super::meta::{Condition, Meta};
+use crate::controllers::text::{Interner, Labels, Str, at, flag_at, list_at, str_at};
+
+/// One taint; `time_added` is kept as it stands, so that a rewrite of the list does not touch it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Taint {
+    pub(crate) key: Str,
+    pub(crate) value: Str,
+    pub(crate) effect: Str,
+    pub(crate) time_added: Option<Str>,
+}
+
+impl Taint {
+    pub(crate) fn to_value(&self) -> Value {
+        let mut value = json!({ "key": &*self.key, "effect": &*self.effect });
+        if !self.value.is_empty() {
+            value["value"] = Value::from(&*self.value);
+        }
+        if let Some(moment) = &self.time_added {
+            value["timeAdded"] = Value::from(&**moment);
+        }
+        value
+    }
+}
+
+/// The projection.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Node {
+    pub(crate) meta: Meta,
+    pub(crate) taints: Box<[Taint]>,
+    pub(crate) unschedulable: bool,
+    pub(crate) conditions: Vec<Condition>,
+    /// The Ready condition's heartbeat, as text: only whether it differs matters.
+    pub(crate) heartbeat: Str,
+    pub(crate) pod_cidrs: Box<[Str]>,
+    pub(crate) labels: Labels,
+}
+
+/// A node's Lease.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Lease {
+    pub(crate) meta: Meta,
+    pub(crate) renewed: Str,
+}
+
+/// Is the new projection the same heartbeat as the old one, so that it was not a sign of life? Other kinds always count.
+pub(super) fn beat(old: &Projected, new: &Projected) -> bool {
+    match (old, new) {
+        (Projected::Lease(old), Projected::Lease(new)) => old.renewed != new.renewed,
+        (Projected::Node(old), Projected::Node(new)) => old.heartbeat != new.heartbeat,
+        _ => true,
+    }
+}
+
+/// Where agents keep their Leases.
+pub(crate) const LEASE_NAMESPACE: &str = "kube-node-lease";
+
+/// The row's projection: only the Leases of nodes.
+pub(crate) fn project_lease(object: &Value, interner: &mut Interner) -> Option<Projected> {
+    if str_at(object, &["metadata", "namespace"]) != LEASE_NAMESPACE {
+        return None;
+    }
+    let renewed = str_at(object, &["spec", "renewTime"]).into();
+    Some(Projected::Lease(Arc::new(Lease { meta: Meta::project(object, interner), renewed })))
+}
+
+/// The row's projection.
+pub(crate) fn project_node(object: &Value, interner: &mut Interner) -> Option<Projected> {
+    let meta = Meta::project(object, interner);
+    let taints = list_at(object, &["spec", "taints"]).iter().map(|taint| Taint {
+        key: interner.text(str_at(taint, &["key"])),
+        value: interner.text(str_at(taint, &["value"])),
+        effect: interner.text(str_at(taint, &["effect"])),
+        time_added: at(taint, &["timeAdded"]).and_then(Value::as_str).map(Str::from),
+    });
+    let taints = taints.collect();
+    let ready = list_at(object, &["status", "conditions"]).iter().find(|value| str_at(value, &["type"]) == "Ready");
+    Some(Projected::Node(Arc::new(Node {
+        taints,
+        unschedulable: flag_at(object, &["spec", "unschedulable"]),
+        conditions: Condition::project_all(object, interner),
+        heartbeat: ready.map_or("", |ready| str_at(ready, &["lastHeartbeatTime"])).into(),
+        pod_cidrs: pod_cidrs(object, interner),
+        labels: meta.labels.clone(),
+        meta,
+    })))
+}
+
+fn pod_cidrs(object: &Value, interner: &mut Interner) -> Box<[Str]> {
+    let listed = list_at(object, &["spec", "podCIDRs"]).iter().filter_map(Value::as_str);
+    let cidrs: Vec<Str> = listed.map(|cidr| interner.text(cidr)).collect();
+    if cidrs.is_empty() { interner.text_at(object, &["spec", "podCIDR"]).into_iter().collect() } else { cidrs.into() }
+}
