@@ -1,1 +1,24 @@
-//! Shell: the pod network of a board.
+//! Pure: the map of a board's pod network.
+//!
+//! A pod hangs on a point-to-point veth with a host route, not on a bridge, so that all of its traffic passes our
+//! nftables table. Inside the pod the gateway is 169.254.1.1 (fe80::1), a permanent neighbour that no host owns:
+//!
+//! ```text
+//!  pod netns                         board
+//!  eth0 10.42.0.7/32  <--- veth ---> br1a2b3cxxxxxxx      10.42.0.7 dev br1a2b3cxxxxxxx
+//!  default via 169.254.1.1           br1a2b3cnet (dummy)  10.42.0.1/32, <dns ip>/32, 10.43.0.0/16
+//! ```
+//!
+//! The dummy carries what must answer on this board although no NIC owns it: the board's own address of the pod range
+//! (the source of its traffic to services), the cluster DNS address, and the route of the service range, so that a
+//! board without any other network still reaches services.
+
+mod addresses;
+mod attach;
+mod cidr;
+mod plan;
+mod record;
+mod sysctl;
+
+pub use attach::{Error, Network, Options, down};
+pub use cidr::{BadCidr, Cidr};

@@ -1,1 +1,33 @@
-//! Pure: services and endpoints rendered to an nftables table; its shell programs it.
+//! Pure: the map of services: what the cluster says, rendered to one nftables table, and the shell that programs it.
+//!
+//! `index` holds Services and EndpointSlices compactly (the DNS answerer reads the same index); `render` turns one
+//! service into a `Unit` of chains, sets and elements; `difference` turns an old and a new unit into one transaction.
+//! Everything stands in `table inet bramble-<instance>`; no other table is ever touched.
+//!
+//! ```text
+//!  prerouting, output -> services -> @service-ips  : goto svc/<ns>/<name>/<protocol>/<port>   (one dnat from a map)
+//!                                    @node-ports   : goto ext/...                             (masquerade, then svc/)
+//!                                    @host-ports-4 : dnat
+//!  input, forward, output -> refuse -> @refused-ips : goto refused                            (no endpoints)
+//!  postrouting: masquerade what is marked, what comes back to its sender, what leaves the cluster
+//! ```
+
+mod atom;
+mod conntrack;
+mod difference;
+mod index;
+#[cfg(test)]
+mod listing;
+mod parse;
+mod proxy;
+mod render;
+mod run;
+mod select;
+mod skeleton;
+mod statement;
+mod unit;
+
+pub use index::{Endpoint, Index, Service, ServicePort};
+pub use proxy::{Error, Options, Proxy};
+pub(crate) use proxy::{chain, remove_table};
+pub use run::run;

@@ -19,6 +19,14 @@ pub mod runtime;
 pub mod session;
 pub mod status;
 
+// Images: a name -> a manifest -> layers in their folders -> a container's root.
+pub mod archive;
+pub mod content;
+pub mod image;
+pub mod pull;
+pub mod reference;
+pub mod unpack;
+
 pub use config::{
     Capabilities, ContainerConfig, DeviceMapping, ExecConfig, IdMap, ImageId, Mount, PodIdentity, Propagation,
     Resources, Rlimit, Rootfs, SandboxConfig, Seccomp, Security, Size,

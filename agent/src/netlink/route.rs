@@ -1,0 +1,279 @@
+//! Pure: rtnetlink (linux/rtnetlink.h, if_link.h, if_addr.h, neighbour.h): links, addresses, routes, neighbours.
+
+use super::wire::{ACK, Batch, CREATE, DUMP, EXCLUSIVE, REPLACE, Writer, attribute, attributes, text};
+use std::net::IpAddr;
+
+pub(crate) const NEW_LINK: u16 = 16;
+pub(crate) const DELETE_LINK: u16 = 17;
+pub(crate) const GET_LINK: u16 = 18;
+pub(crate) const NEW_ADDRESS: u16 = 20;
+pub(crate) const DELETE_ADDRESS: u16 = 21;
+pub(crate) const GET_ADDRESS: u16 = 22;
+pub(crate) const NEW_ROUTE: u16 = 24;
+pub(crate) const DELETE_ROUTE: u16 = 25;
+pub(crate) const NEW_NEIGHBOUR: u16 = 28;
+
+/// An Ethernet address.
+pub(crate) type Mac = [u8; 6];
+
+const UP: u32 = 1;
+const SCOPE_UNIVERSE: u8 = 0;
+const SCOPE_LINK: u8 = 253;
+const SCOPE_HOST: u8 = 254;
+const NODAD: u32 = 0x02;
+/// `protocol` of our routes, so that `ip route show proto 66` lists them.
+const ROUTE_PROTOCOL: u8 = 66;
+
+/// A veth pair, both ends up, the peer made inside the namespace of `peer_netns` at once.
+#[derive(Debug, Clone)]
+pub(crate) struct Veth<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) mac: Mac,
+    pub(crate) peer_name: &'a str,
+    pub(crate) peer_mac: Mac,
+    /// A file descriptor of the namespace that receives the peer.
+    pub(crate) peer_netns: i32,
+    pub(crate) mtu: u32,
+}
+
+pub(crate) fn add_veth(batch: &mut Batch, veth: &Veth<'_>) {
+    batch.message(NEW_LINK, ACK | CREATE | EXCLUSIVE, |m| {
+        m.raw(&link_header(0, UP));
+        m.text(3, veth.name);
+        m.attr(1, &veth.mac);
+        m.ne32(4, veth.mtu);
+        m.nest(18, |info| {
+            info.text(1, "veth");
+            info.nest(2, |data| {
+                data.nest(1, |peer| {
+                    peer.raw(&link_header(0, UP));
+                    peer.text(3, veth.peer_name);
+                    peer.attr(1, &veth.peer_mac);
+                    peer.ne32(4, veth.mtu);
+                    peer.attr(28, &veth.peer_netns.to_ne_bytes());
+                });
+            });
+        });
+    });
+}
+
+/// A dummy interface that carries addresses of ours; an existing one stays.
+pub(crate) fn add_dummy(batch: &mut Batch, name: &str) {
+    batch.message(NEW_LINK, ACK | CREATE, |m| {
+        m.raw(&link_header(0, UP));
+        m.text(3, name);
+        m.nest(18, |info| info.text(1, "dummy"));
+    });
+}
+
+pub(crate) fn delete_link(batch: &mut Batch, name: &str) {
+    batch.message(DELETE_LINK, ACK, |m| {
+        m.raw(&link_header(0, 0));
+        m.text(3, name);
+    });
+}
+
+pub(crate) fn list_links(batch: &mut Batch) {
+    batch.message(GET_LINK, DUMP, |m| m.raw(&link_header(0, 0)));
+}
+
+/// How an address may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Anywhere.
+    Universe,
+    /// Only on this host: never chosen as a source for others.
+    Host,
+}
+
+/// Adds a single address (/32 or /128), at once usable.
+pub(crate) fn add_address(batch: &mut Batch, index: u32, ip: IpAddr, scope: Scope) {
+    batch.message(NEW_ADDRESS, ACK | CREATE | REPLACE, |m| address_body(m, index, ip, scope));
+}
+
+pub(crate) fn delete_address(batch: &mut Batch, index: u32, ip: IpAddr) {
+    batch.message(DELETE_ADDRESS, ACK, |m| address_body(m, index, ip, Scope::Universe));
+}
+
+fn address_body(m: &mut Writer<'_>, index: u32, ip: IpAddr, scope: Scope) {
+    let scope = if scope == Scope::Host { SCOPE_HOST } else { SCOPE_UNIVERSE };
+    let mut header = vec![family(ip), bits(ip), 0, scope];
+    header.extend(index.to_ne_bytes());
+    m.raw(&header);
+    m.attr(2, &octets(ip));
+    m.attr(1, &octets(ip));
+    if ip.is_ipv6() {
+        m.ne32(8, NODAD);
+    }
+}
+
+pub(crate) fn list_addresses(batch: &mut Batch) {
+    batch.message(GET_ADDRESS, DUMP, |m| m.raw(&[0; 8]));
+}
+
+/// A route of the main table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// The destination; a prefix of 0 bits is the default route.
+    pub(crate) to: IpAddr,
+    pub(crate) bits: u8,
+    /// The interface it leaves by.
+    pub(crate) index: u32,
+    /// The next hop; without one the destination is on the link.
+    pub(crate) via: Option<IpAddr>,
+    /// The source that this host prefers.
+    pub(crate) source: Option<IpAddr>,
+}
+
+pub(crate) fn add_route(batch: &mut Batch, route: &Route) {
+    batch.message(NEW_ROUTE, ACK | CREATE | REPLACE, |m| route_body(m, route));
+}
+
+pub(crate) fn delete_route(batch: &mut Batch, route: &Route) {
+    batch.message(DELETE_ROUTE, ACK, |m| route_body(m, route));
+}
+
+fn route_body(m: &mut Writer<'_>, route: &Route) {
+    let scope = if route.via.is_none() && route.to.is_ipv4() { SCOPE_LINK } else { SCOPE_UNIVERSE };
+    let (main, unicast) = (254, 1);
+    m.raw(&[family(route.to), route.bits, 0, 0, main, ROUTE_PROTOCOL, scope, unicast, 0, 0, 0, 0]);
+    if route.bits > 0 {
+        m.attr(1, &octets(route.to));
+    }
+    if let Some(via) = route.via {
+        m.attr(5, &octets(via));
+    }
+    m.ne32(4, route.index);
+    if let Some(source) = route.source {
+        m.attr(7, &octets(source));
+    }
+}
+
+/// A neighbour that is never asked for and never forgotten.
+pub(crate) fn add_neighbour(batch: &mut Batch, index: u32, ip: IpAddr, mac: Mac) {
+    batch.message(NEW_NEIGHBOUR, ACK | CREATE | REPLACE, |m| {
+        let permanent = 0x80_u16;
+        let mut header = vec![family(ip), 0, 0, 0];
+        header.extend(index.to_ne_bytes());
+        header.extend(permanent.to_ne_bytes());
+        header.extend([0, 0]);
+        m.raw(&header);
+        m.attr(1, &octets(ip));
+        m.attr(2, &mac);
+    });
+}
+
+/// Asks for one interface.
+pub(crate) fn get_link(batch: &mut Batch, name: &str) {
+    batch.message(GET_LINK, 0, |m| {
+        m.raw(&link_header(0, 0));
+        m.text(3, name);
+        let skip_statistics = 8;
+        m.ne32(29, skip_statistics);
+    });
+}
+
+/// An interface as the kernel lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+    pub(crate) mtu: u32,
+}
+
+pub(crate) fn parse_link(payload: &[u8]) -> Option<Link> {
+    let index = u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?);
+    let body = payload.get(16..)?;
+    let mtu = attribute(body, 4).and_then(|v| v.try_into().ok()).map_or(0, u32::from_ne_bytes);
+    Some(Link { index, name: text(attribute(body, 3)?).to_owned(), mtu })
+}
+
+/// An address as the kernel lists it: interface, address.
+pub(crate) fn parse_address(payload: &[u8]) -> Option<(u32, IpAddr)> {
+    let index = u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?);
+    let body = payload.get(8..)?;
+    // The local address where there is one (point-to-point), else the address.
+    let local = attributes(body).find(|(kind, _)| *kind == 2).or_else(|| attributes(body).find(|(kind, _)| *kind == 1));
+    Some((index, ip(local?.1)?))
+}
+
+pub(crate) fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => None,
+    }
+}
+
+pub(crate) fn address(bytes: &[u8]) -> Option<String> {
+    ip(bytes).map(|ip| ip.to_string())
+}
+
+/// The bytes of an address in network order.
+pub(crate) fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+pub(crate) const fn bits(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 32 } else { 128 }
+}
+
+const fn family(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 2 } else { 10 }
+}
+
+fn link_header(index: u32, flags: u32) -> [u8; 16] {
+    let mut header = [0; 16];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&flags.to_ne_bytes());
+    header[12..16].copy_from_slice(&flags.to_ne_bytes());
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::wire::messages;
+
+    #[test]
+    fn a_default_route_is_these_bytes() {
+        let mut batch = Batch::default();
+        let via = Some(IpAddr::from([169, 254, 1, 1]));
+        add_route(&mut batch, &Route { to: IpAddr::from([0, 0, 0, 0]), bits: 0, index: 2, via, source: None });
+        let golden = [
+            44, 0, 0, 0, 24, 0, 0x05, 0x05, 1, 0, 0, 0, 0, 0, 0, 0, // header: replace, create, ack, request
+            2, 0, 0, 0, 254, 66, 0, 1, 0, 0, 0, 0, // rtmsg
+            8, 0, 5, 0, 169, 254, 1, 1, // gateway
+            8, 0, 4, 0, 2, 0, 0, 0, // interface
+        ];
+        assert_eq!(batch.bytes, golden);
+    }
+
+    #[test]
+    fn a_veth_nests_its_peer() {
+        let mut batch = Batch::default();
+        let veth =
+            Veth { name: "br123456a", mac: [2; 6], peer_name: "eth0", peer_mac: [4; 6], peer_netns: 9, mtu: 1500 };
+        add_veth(&mut batch, &veth);
+        let message = messages(&batch.bytes).next().unwrap();
+        let info = attribute(&message.payload[16..], 18).unwrap();
+        assert_eq!(text(attribute(info, 1).unwrap()), "veth");
+        let peer = attribute(attribute(info, 2).unwrap(), 1).unwrap();
+        assert_eq!(text(attribute(&peer[16..], 3).unwrap()), "eth0");
+        assert_eq!(attribute(&peer[16..], 28).unwrap(), [9, 0, 0, 0]);
+        assert_eq!(parse_link(message.payload).unwrap().mtu, 1500);
+    }
+
+    #[test]
+    fn a_listed_address_is_read_and_short_ones_are_not() {
+        let mut batch = Batch::default();
+        add_address(&mut batch, 7, IpAddr::from([10, 42, 0, 1]), Scope::Host);
+        let message = messages(&batch.bytes).next().unwrap();
+        assert_eq!(parse_address(message.payload), Some((7, IpAddr::from([10, 42, 0, 1]))));
+        assert_eq!(parse_address(&message.payload[..7]), None);
+        assert_eq!(parse_link(&[0; 12]), None);
+    }
+}

@@ -1,0 +1,332 @@
+//! Shell: connects pods and takes them off again; the pod network's door.
+
+use super::addresses::Addresses;
+use super::cidr::Cidr;
+use super::plan;
+use super::record::{Record, Records};
+use super::sysctl;
+use crate::instance::Instance;
+use crate::netlink::route::{self, Route, Scope};
+use crate::netlink::socket::{Error as NetlinkError, Socket, execute_unless, index_of, links, route_socket_in};
+use crate::netlink::wire::Batch;
+use crate::pods::{HostPort, NetworkError, Pending, PodNetRequest, PodNetwork};
+use crate::services::{self, Proxy};
+use rustix::fd::{AsFd, AsRawFd};
+use rustix::io::Errno;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Ethernet's own, where no interface says otherwise.
+const DEFAULT_MTU: u32 = 1500;
+/// IPv6 asks for that much; an interface with less is not the one that pods talk through.
+const LEAST_MTU: u32 = 1280;
+
+/// Why the network of a pod or of the board is not as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `Node.spec.podCIDRs` is not known yet.
+    #[error("the node has no pod range yet")]
+    NoRange,
+    /// Every address of the range is taken.
+    #[error("the node's pod range {0} is used up")]
+    UsedUp(String),
+    /// A file of ours, a namespace, or a knob of the kernel.
+    #[error("{what}")]
+    File {
+        /// Which.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel refused a message.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// The services' table refused host ports.
+    #[error(transparent)]
+    Table(#[from] services::Error),
+}
+
+fn file(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::File { what: what.into(), source }
+}
+
+/// What the pod network of a board depends on.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Whose interfaces these are.
+    pub instance: Instance,
+    /// Ranges of cluster addresses of services; the board routes them to itself.
+    pub service_ranges: Vec<Cidr>,
+    /// Cluster DNS; the board has these addresses itself.
+    pub dns_addresses: Vec<IpAddr>,
+    /// The pods' MTU; none takes the smallest of the board's interfaces.
+    pub mtu: Option<u32>,
+}
+
+/// The pod network of a board; clones share it.
+#[derive(Clone)]
+pub struct Network(Arc<Inner>);
+
+struct Inner {
+    options: Options,
+    proxy: Proxy,
+    records: Records,
+    state: Mutex<State>,
+}
+
+struct State {
+    addresses: Addresses,
+    attached: BTreeMap<String, Record>,
+}
+
+impl std::fmt::Debug for Network {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Network").field(&self.0.options.instance.name).finish()
+    }
+}
+
+impl Network {
+    /// Takes up what an earlier run left, makes the board's own interface and lets the kernel forward; blocks for
+    /// milliseconds.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub fn open(options: Options, proxy: Proxy) -> Result<Self, Error> {
+        let run_dir = &options.instance.run_dir;
+        let records = Records::open(run_dir).map_err(file(format!("the records below {}", run_dir.display())))?;
+        let attached = records.load().map_err(file("the records of attached pods"))?;
+        let mut addresses = Addresses::default();
+        for (sandbox_id, record) in &attached {
+            record.ips.iter().for_each(|ip| addresses.take(*ip));
+            proxy.set_host_ports(sandbox_id, &record.ips, &record.host_ports());
+        }
+        sysctl::set("ipv4/ip_forward", "1").map_err(file("forwarding of IPv4"))?;
+        let name = plan::board_interface(&options.instance);
+        let socket = Socket::route()?;
+        let mut batch = Batch::default();
+        route::add_dummy(&mut batch, &name);
+        socket.execute(&batch)?;
+        let index = index_of(&socket, &name)?;
+        let mut batch = Batch::default();
+        for ip in &options.dns_addresses {
+            route::add_address(&mut batch, index, *ip, Scope::Host);
+        }
+        socket.execute(&batch)?;
+        Ok(Self(Arc::new(Inner { options, proxy, records, state: Mutex::new(State { addresses, attached }) })))
+    }
+
+    /// Takes the pod ranges of `Node.spec.podCIDRs`; called again with the same it does nothing anew.
+    ///
+    /// # Errors
+    /// Any [`Error`].
+    pub fn set_ranges(&self, ranges: &[Cidr]) -> Result<(), Error> {
+        let former: Vec<Cidr> = {
+            let mut state = self.state();
+            let former = state.addresses.ranges().collect();
+            state.addresses.set_ranges(ranges);
+            former
+        };
+        if ranges.iter().any(|range| !range.is_ipv4()) {
+            sysctl::set("ipv6/conf/all/forwarding", "1").map_err(file("forwarding of IPv6"))?;
+        }
+        let socket = Socket::route()?;
+        let index = index_of(&socket, &plan::board_interface(&self.0.options.instance))?;
+        let mut gone = Batch::default();
+        for ip in former.iter().filter(|range| !ranges.contains(range)).filter_map(|range| plan::board_address(*range))
+        {
+            route::delete_address(&mut gone, index, ip);
+        }
+        execute_unless(&socket, &gone, &[Errno::ADDRNOTAVAIL])?;
+        let mut batch = Batch::default();
+        for ip in ranges.iter().filter_map(|range| plan::board_address(*range)) {
+            route::add_address(&mut batch, index, ip, Scope::Universe);
+        }
+        for service in &self.0.options.service_ranges {
+            let own = ranges.iter().find(|range| range.is_ipv4() == service.is_ipv4());
+            let source = own.and_then(|range| plan::board_address(*range));
+            let (to, bits) = (service.base(), service.bits());
+            route::add_route(&mut batch, &Route { to, bits, index, via: None, source });
+        }
+        socket.execute(&batch)?;
+        self.0.proxy.set_own_ranges(ranges);
+        self.0.proxy.sync()?;
+        Ok(())
+    }
+
+    /// Connects the namespace at `netns`, or repairs a connection that stands; blocks for milliseconds.
+    fn connect(&self, netns: &Path, sandbox_id: &str, ports: &[HostPort]) -> Result<Vec<IpAddr>, Error> {
+        let known = self.state().attached.get(sandbox_id).cloned();
+        let record = match known {
+            Some(record) => record,
+            None => self.reserve(sandbox_id, ports)?,
+        };
+        match self.wire(netns, sandbox_id, &record) {
+            Ok(()) => Ok(record.ips),
+            Err(error) => {
+                if let Err(left) = self.disconnect(sandbox_id) {
+                    tracing::warn!(sandbox_id, error = %services::chain(&left), "a failed attachment is not cleaned up");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn reserve(&self, sandbox_id: &str, ports: &[HostPort]) -> Result<Record, Error> {
+        let mut state = self.state();
+        let ranges: Vec<_> = state.addresses.ranges().map(|range| range.to_string()).collect();
+        if ranges.is_empty() {
+            return Err(Error::NoRange);
+        }
+        let ips = state.addresses.allocate().ok_or_else(|| Error::UsedUp(ranges.join(",")))?;
+        let record = Record::new(plan::pod_interface(&self.0.options.instance, sandbox_id), ips, ports);
+        if let Err(source) = self.0.records.save(sandbox_id, &record) {
+            record.ips.iter().for_each(|ip| state.addresses.free(*ip));
+            return Err(Error::File { what: format!("the record of sandbox {sandbox_id}"), source });
+        }
+        state.attached.insert(sandbox_id.to_owned(), record.clone());
+        Ok(record)
+    }
+
+    fn wire(&self, netns: &Path, sandbox_id: &str, record: &Record) -> Result<(), Error> {
+        let name = &record.interface;
+        let namespace = std::fs::File::open(netns).map_err(file(netns.display().to_string()))?;
+        let socket = Socket::route()?;
+        let mtu = self.0.options.mtu.map_or_else(|| smallest_mtu(&socket, &self.0.options.instance), Ok)?;
+        let mut pair = Batch::default();
+        plan::make_pair(&mut pair, name, namespace.as_raw_fd(), mtu);
+        // It stands already when an attachment is repaired; both ends live and die together.
+        execute_unless(&socket, &pair, &[Errno::EXIST])?;
+        for (knob, value) in plan::knobs(name) {
+            sysctl::set(&knob, value).map_err(file("a knob of the pod's interface"))?;
+        }
+        let inner = route_socket_in(namespace.as_fd())?;
+        let mut inside = Batch::default();
+        plan::inside(&mut inside, name, index_of(&inner, plan::POD_INTERFACE)?, &record.ips);
+        inner.execute(&inside)?;
+        let mut outside = Batch::default();
+        plan::outside(&mut outside, name, index_of(&socket, name)?, &record.ips);
+        socket.execute(&outside)?;
+        let ports = record.host_ports();
+        if !ports.is_empty() {
+            self.0.proxy.set_host_ports(sandbox_id, &record.ips, &ports);
+            self.0.proxy.sync()?;
+        }
+        Ok(())
+    }
+
+    /// Frees everything of a sandbox; all of it is tried, the first error returned.
+    fn disconnect(&self, sandbox_id: &str) -> Result<(), Error> {
+        let record = self.state().attached.get(sandbox_id).cloned();
+        let name = plan::pod_interface(&self.0.options.instance, sandbox_id);
+        let name = record.as_ref().map_or(&name, |record| &record.interface);
+        let link = remove_link(&Socket::route()?, name);
+        let table = match &record {
+            Some(record) if !record.host_ports().is_empty() => {
+                self.0.proxy.set_host_ports(sandbox_id, &[], &[]);
+                self.0.proxy.sync().map_err(Error::from)
+            }
+            _ => Ok(()),
+        };
+        link?;
+        self.0.records.remove(sandbox_id).map_err(file(format!("the record of sandbox {sandbox_id}")))?;
+        let mut state = self.state();
+        if let Some(record) = state.attached.remove(sandbox_id) {
+            record.ips.iter().for_each(|ip| state.addresses.free(*ip));
+        }
+        table
+    }
+
+    /// Removes what no sandbox of `keep` owns: after a start, when the runtime has said which live.
+    ///
+    /// # Errors
+    /// The first [`Error`]; all of it is tried.
+    pub fn sweep(&self, keep: &[String]) -> Result<(), Error> {
+        let mut first = Ok(());
+        let stale: Vec<String> = self.state().attached.keys().filter(|id| !keep.contains(id)).cloned().collect();
+        for sandbox_id in stale {
+            first = first.and(self.disconnect(&sandbox_id));
+        }
+        let mut kept: Vec<String> = self.state().attached.values().map(|record| record.interface.clone()).collect();
+        kept.push(plan::board_interface(&self.0.options.instance));
+        first.and(remove_links(&self.0.options.instance, |name| !kept.iter().any(|at| at == name)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn remove_link(socket: &Socket, name: &str) -> Result<(), Error> {
+    let mut batch = Batch::default();
+    route::delete_link(&mut batch, name);
+    Ok(execute_unless(socket, &batch, &[Errno::NODEV])?)
+}
+
+/// Removes the instance's interfaces that `fits` names.
+fn remove_links(instance: &Instance, fits: impl Fn(&str) -> bool) -> Result<(), Error> {
+    let prefix = plan::interface_prefix(instance);
+    let socket = Socket::route()?;
+    let mut first = Ok(());
+    for link in links(&socket)?.iter().filter(|link| link.name.starts_with(&prefix) && fits(&link.name)) {
+        first = first.and(remove_link(&socket, &link.name));
+    }
+    first
+}
+
+/// The smallest MTU of the board's own interfaces: what passes there passes everywhere.
+fn smallest_mtu(socket: &Socket, instance: &Instance) -> Result<u32, Error> {
+    let prefix = plan::interface_prefix(instance);
+    let own = |name: &str| name == "lo" || name.starts_with(&prefix);
+    let mtus = links(socket)?.into_iter().filter(|link| !own(&link.name)).map(|link| link.mtu);
+    Ok(mtus.filter(|mtu| *mtu >= LEAST_MTU).min().unwrap_or(DEFAULT_MTU).min(DEFAULT_MTU.max(9000)))
+}
+
+/// Removes everything of the instance from the host's network: interfaces with their routes and addresses, the
+/// nftables table, the records. All of it is tried, the first error returned.
+///
+/// # Errors
+/// Any [`Error`].
+pub fn down(instance: &Instance) -> Result<(), Error> {
+    let links = remove_links(instance, |_| true);
+    let table = services::remove_table(instance).map_err(Error::from);
+    let records: PathBuf = instance.run_dir.join("net");
+    let records = match std::fs::remove_dir_all(&records) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file(records.display().to_string())(error)),
+        _ => Ok(()),
+    };
+    links.and(table).and(records)
+}
+
+impl PodNetwork for Network {
+    fn attach<'a>(
+        &'a self,
+        netns_path: &'a Path,
+        sandbox_id: &'a str,
+        request: &'a PodNetRequest,
+    ) -> Pending<'a, Result<Vec<IpAddr>, NetworkError>> {
+        let (network, netns, sandbox_id) = (self.clone(), netns_path.to_owned(), sandbox_id.to_owned());
+        let ports = request.host_ports.clone();
+        blocking(move || network.connect(&netns, &sandbox_id, &ports))
+    }
+
+    fn detach<'a>(&'a self, sandbox_id: &'a str) -> Pending<'a, Result<(), NetworkError>> {
+        let (network, sandbox_id) = (self.clone(), sandbox_id.to_owned());
+        blocking(move || network.disconnect(&sandbox_id))
+    }
+}
+
+fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Pending<'static, Result<T, NetworkError>> {
+    Box::pin(async move {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error @ (Error::NoRange | Error::UsedUp(_)))) => Err(NetworkError::NotReady(error.to_string())),
+            Ok(Err(error)) => Err(NetworkError::Failed(services::chain(&error))),
+            Err(error) => Err(NetworkError::Failed(error.to_string())),
+        }
+    })
+}

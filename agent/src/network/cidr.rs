@@ -1,0 +1,119 @@
+//! Pure: ranges of addresses, IPv4 and IPv6.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+/// A range of addresses such as `10.42.0.0/24`; bits beyond the prefix are zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Cidr {
+    base: IpAddr,
+    bits: u8,
+}
+
+/// The text is no range of addresses.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is no range such as 10.42.0.0/24")]
+pub struct BadCidr(String);
+
+impl Cidr {
+    /// The range of `bits` bits that holds `ip`; more bits than the family has are cut.
+    #[must_use]
+    pub fn new(ip: IpAddr, bits: u8) -> Self {
+        match ip {
+            IpAddr::V4(ip) => {
+                let bits = bits.min(32);
+                let mask = u32::MAX.checked_shl(u32::from(32 - bits)).unwrap_or(0);
+                Self { base: IpAddr::from((u32::from(ip) & mask).to_be_bytes()), bits }
+            }
+            IpAddr::V6(ip) => {
+                let bits = bits.min(128);
+                let mask = u128::MAX.checked_shl(u32::from(128 - bits)).unwrap_or(0);
+                Self { base: IpAddr::from((u128::from(ip) & mask).to_be_bytes()), bits }
+            }
+        }
+    }
+
+    /// The lowest address.
+    #[must_use]
+    pub const fn base(&self) -> IpAddr {
+        self.base
+    }
+
+    /// The length of the prefix.
+    #[must_use]
+    pub const fn bits(&self) -> u8 {
+        self.bits
+    }
+
+    /// Whether it is a range of IPv4.
+    #[must_use]
+    pub const fn is_ipv4(&self) -> bool {
+        self.base.is_ipv4()
+    }
+
+    /// Whether the address lies in the range.
+    #[must_use]
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        ip.is_ipv4() == self.is_ipv4() && Self::new(ip, self.bits).base == self.base
+    }
+
+    /// The address at this place of the range, 0 being the base; none when the range is shorter.
+    #[must_use]
+    pub fn nth(&self, place: u32) -> Option<IpAddr> {
+        let ip = match self.base {
+            IpAddr::V4(base) => IpAddr::from(u32::from(base).checked_add(place)?.to_be_bytes()),
+            IpAddr::V6(base) => IpAddr::from(u128::from(base).checked_add(u128::from(place))?.to_be_bytes()),
+        };
+        self.contains(ip).then_some(ip)
+    }
+
+    /// How many addresses it has, at most `u32::MAX`.
+    #[must_use]
+    pub fn size(&self) -> u32 {
+        let free = u32::from(if self.is_ipv4() { 32 } else { 128 } - self.bits);
+        1_u32.checked_shl(free).unwrap_or(u32::MAX)
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.base, self.bits)
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = BadCidr;
+
+    fn from_str(text: &str) -> Result<Self, BadCidr> {
+        let bad = || BadCidr(text.to_owned());
+        let (ip, bits) = text.split_once('/').ok_or_else(bad)?;
+        let (ip, bits): (IpAddr, u8) = (ip.parse().map_err(|_| bad())?, bits.parse().map_err(|_| bad())?);
+        if bits > if ip.is_ipv4() { 32 } else { 128 } { Err(bad()) } else { Ok(Self::new(ip, bits)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_holds_its_addresses_and_no_other() {
+        let range: Cidr = "10.42.7.9/24".parse().unwrap();
+        assert_eq!(range.to_string(), "10.42.7.0/24");
+        assert_eq!(range.nth(255), Some("10.42.7.255".parse().unwrap()));
+        assert_eq!(range.nth(256), None);
+        assert!(!range.contains("10.42.8.1".parse().unwrap()));
+        let six: Cidr = "fd00:1::/64".parse().unwrap();
+        assert_eq!(six.nth(10), Some("fd00:1::a".parse().unwrap()));
+        assert_eq!(six.size(), u32::MAX);
+        assert!(Cidr::new("1.2.3.4".parse().unwrap(), 0).contains("9.9.9.9".parse().unwrap()));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for text in ["", "10.42.0.0", "10.42.0.0/33", "fd00::/129", "x/8", "10.42.0.0/-1"] {
+            assert!(text.parse::<Cidr>().is_err(), "{text}");
+        }
+    }
+}
