@@ -200,6 +200,14 @@ impl Authorizer {
     }
 }
 
+/// The rights of `wanted` (JSON rules) that `held` does not cover, as JSON rules with one resource each.
+pub(crate) fn uncovered_rules(held: Option<&Value>, wanted: Option<&Value>) -> Vec<Value> {
+    let mut names = names::Names::default();
+    let (held, wanted) = (Rule::parse_list(&mut names, held), Rule::parse_list(&mut names, wanted));
+    let missing = rule::compacted(rule::uncovered(&held, &wanted));
+    missing.iter().map(Rule::to_json).collect()
+}
+
 fn plural(resource: &str) -> &str {
     resource.split_once('.').map_or(resource, |(plural, _)| plural)
 }
