@@ -5,6 +5,7 @@
 
 pub mod aggregation;
 pub mod escalation;
+mod follow;
 mod names;
 pub mod node;
 pub mod pod_references;
@@ -182,9 +183,11 @@ impl Authorizer {
                 objects.iter().for_each(|(namespace, name, object)| state.graph.put_pod(namespace, name, object));
             }
             ("persistentvolumes", _) => {
-                objects.iter().for_each(|(_, name, object)| state.graph.put_volume(name, object))
+                state.graph.clear_volumes();
+                objects.iter().for_each(|(_, name, object)| state.graph.put_volume(name, object));
             }
             ("volumeattachments", _) => {
+                state.graph.clear_attachments();
                 objects.iter().for_each(|(_, name, object)| state.graph.put_attachment(name, object));
             }
             _ => {}

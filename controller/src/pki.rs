@@ -143,4 +143,4 @@ fn open_token_keys(dir: &Path) -> Result<Vec<Arc<Key>>, PkiError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

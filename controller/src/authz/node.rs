@@ -84,6 +84,16 @@ impl Graph {
         self.by_node.clear();
     }
 
+    /// Forgets all persistent volumes.
+    pub(crate) fn clear_volumes(&mut self) {
+        self.volumes.clear();
+    }
+
+    /// Forgets all volume attachments.
+    pub(crate) fn clear_attachments(&mut self) {
+        self.attachments.clear();
+    }
+
     /// Takes in a persistent volume.
     pub(crate) fn put_volume(&mut self, name: &str, volume: &Value) {
         self.volumes.remove(name);

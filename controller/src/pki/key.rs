@@ -14,7 +14,7 @@ use super::certificate::public_key_info;
 use super::{PkiError, files};
 
 /// A private key.
-pub struct Key {
+pub(crate) struct Key {
     pkcs8: Vec<u8>,
     for_certificates: EcdsaKeyPair,
     for_tokens: EcdsaKeyPair,

@@ -37,7 +37,7 @@ pub fn validate(signer: &str, request: &Request, usages: &[&str]) -> Result<(), 
         CLIENT => client_usages(usages),
         KUBELET_CLIENT => {
             organization_is_nodes(request)?;
-            for name in &request.alt_names {
+            if let Some(name) = request.alt_names.first() {
                 let kind = match name {
                     AltName::Dns(_) => "DNS",
                     AltName::Email(_) => "Email",

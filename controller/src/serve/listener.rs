@@ -77,7 +77,7 @@ async fn serve<H: Handler>(
     let h2 = session.alpn_protocol() == Some(b"h2");
     let peer = session
         .peer_certificates()
-        .map(|chain| PeerCertificate { chain: chain.iter().map(|c| c.clone().into_owned()).collect() });
+        .map(|chain| PeerCertificate::new(chain.iter().map(|c| c.clone().into_owned()).collect()));
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (handler, peer) = (handler.clone(), peer.clone());
         async move {
