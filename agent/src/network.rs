@@ -6,10 +6,10 @@
 //! ```text
 //!  pod netns                         board
 //!  eth0 10.42.0.7/32  <--- veth ---> br1a2b3cxxxxxxx      10.42.0.7 dev br1a2b3cxxxxxxx
-//!  default via 169.254.1.1           br1a2b3cnet (dummy)  10.42.0.1/32, <dns ip>/32, 10.43.0.0/16
+//!  default via 169.254.1.1           br1a2b3cnet (a pair)  10.42.0.1/32, <dns ip>/32, 10.43.0.0/16
 //! ```
 //!
-//! The dummy carries what must answer on this board although no NIC owns it: the board's own address of the pod range
+//! That pair carries what must answer on this board although no NIC owns it: the board's own address of the pod range
 //! (the source of its traffic to services), the cluster DNS address, and the route of the service range, so that a
 //! board without any other network still reaches services.
 
@@ -22,3 +22,10 @@ mod sysctl;
 
 pub use attach::{Error, Network, Options, down};
 pub use cidr::{BadCidr, Cidr};
+
+#[cfg(test)]
+pub(crate) mod board;
+#[cfg(test)]
+pub(crate) mod namespace;
+#[cfg(test)]
+mod tests;

@@ -31,3 +31,6 @@ pub use index::{Endpoint, Index, Service, ServicePort};
 pub use proxy::{Error, Options, Proxy};
 pub(crate) use proxy::{chain, remove_table};
 pub use run::run;
+
+#[cfg(test)]
+mod tests;

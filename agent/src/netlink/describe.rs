@@ -27,9 +27,7 @@ fn route_message(message: &wire::Message<'_>) -> String {
         route::GET_LINK => ("list links", 16, None),
         route::NEW_ADDRESS => ("add address", 8, None),
         route::DELETE_ADDRESS => ("delete address", 8, None),
-        route::GET_ADDRESS => ("list addresses", 8, None),
         route::NEW_ROUTE => ("add route", 12, None),
-        route::DELETE_ROUTE => ("delete route", 12, None),
         route::NEW_NEIGHBOUR => ("add neighbour", 12, None),
         kind => return format!("rtnetlink message {kind}"),
     };

@@ -1,6 +1,6 @@
 //! Pure: rtnetlink (linux/rtnetlink.h, if_link.h, if_addr.h, neighbour.h): links, addresses, routes, neighbours.
 
-use super::wire::{ACK, Batch, CREATE, DUMP, EXCLUSIVE, REPLACE, Writer, attribute, attributes, text};
+use super::wire::{ACK, Batch, CREATE, DUMP, EXCLUSIVE, REPLACE, Writer, attribute, text};
 use std::net::IpAddr;
 
 pub(crate) const NEW_LINK: u16 = 16;
@@ -8,9 +8,7 @@ pub(crate) const DELETE_LINK: u16 = 17;
 pub(crate) const GET_LINK: u16 = 18;
 pub(crate) const NEW_ADDRESS: u16 = 20;
 pub(crate) const DELETE_ADDRESS: u16 = 21;
-pub(crate) const GET_ADDRESS: u16 = 22;
 pub(crate) const NEW_ROUTE: u16 = 24;
-pub(crate) const DELETE_ROUTE: u16 = 25;
 pub(crate) const NEW_NEIGHBOUR: u16 = 28;
 
 /// An Ethernet address.
@@ -24,15 +22,15 @@ const NODAD: u32 = 0x02;
 /// `protocol` of our routes, so that `ip route show proto 66` lists them.
 const ROUTE_PROTOCOL: u8 = 66;
 
-/// A veth pair, both ends up, the peer made inside the namespace of `peer_netns` at once.
+/// A veth pair, the peer made inside its namespace at once; the peer is still down.
 #[derive(Debug, Clone)]
 pub(crate) struct Veth<'a> {
     pub(crate) name: &'a str,
     pub(crate) mac: Mac,
     pub(crate) peer_name: &'a str,
     pub(crate) peer_mac: Mac,
-    /// A file descriptor of the namespace that receives the peer.
-    pub(crate) peer_netns: i32,
+    /// A file descriptor of the namespace that receives the peer; none is the same one.
+    pub(crate) peer_netns: Option<i32>,
     pub(crate) mtu: u32,
 }
 
@@ -46,23 +44,24 @@ pub(crate) fn add_veth(batch: &mut Batch, veth: &Veth<'_>) {
             info.text(1, "veth");
             info.nest(2, |data| {
                 data.nest(1, |peer| {
-                    peer.raw(&link_header(0, UP));
+                    // The kernel opens a veth only when it knows its other end, so the peer goes up afterwards.
+                    peer.raw(&link_header(0, 0));
                     peer.text(3, veth.peer_name);
                     peer.attr(1, &veth.peer_mac);
                     peer.ne32(4, veth.mtu);
-                    peer.attr(28, &veth.peer_netns.to_ne_bytes());
+                    if let Some(netns) = veth.peer_netns {
+                        peer.attr(28, &netns.to_ne_bytes());
+                    }
                 });
             });
         });
     });
 }
 
-/// A dummy interface that carries addresses of ours; an existing one stays.
-pub(crate) fn add_dummy(batch: &mut Batch, name: &str) {
-    batch.message(NEW_LINK, ACK | CREATE, |m| {
+pub(crate) fn set_up(batch: &mut Batch, name: &str) {
+    batch.message(NEW_LINK, ACK, |m| {
         m.raw(&link_header(0, UP));
         m.text(3, name);
-        m.nest(18, |info| info.text(1, "dummy"));
     });
 }
 
@@ -107,10 +106,6 @@ fn address_body(m: &mut Writer<'_>, index: u32, ip: IpAddr, scope: Scope) {
     }
 }
 
-pub(crate) fn list_addresses(batch: &mut Batch) {
-    batch.message(GET_ADDRESS, DUMP, |m| m.raw(&[0; 8]));
-}
-
 /// A route of the main table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Route {
@@ -127,10 +122,6 @@ pub(crate) struct Route {
 
 pub(crate) fn add_route(batch: &mut Batch, route: &Route) {
     batch.message(NEW_ROUTE, ACK | CREATE | REPLACE, |m| route_body(m, route));
-}
-
-pub(crate) fn delete_route(batch: &mut Batch, route: &Route) {
-    batch.message(DELETE_ROUTE, ACK, |m| route_body(m, route));
 }
 
 fn route_body(m: &mut Writer<'_>, route: &Route) {
@@ -186,15 +177,6 @@ pub(crate) fn parse_link(payload: &[u8]) -> Option<Link> {
     let body = payload.get(16..)?;
     let mtu = attribute(body, 4).and_then(|v| v.try_into().ok()).map_or(0, u32::from_ne_bytes);
     Some(Link { index, name: text(attribute(body, 3)?).to_owned(), mtu })
-}
-
-/// An address as the kernel lists it: interface, address.
-pub(crate) fn parse_address(payload: &[u8]) -> Option<(u32, IpAddr)> {
-    let index = u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?);
-    let body = payload.get(8..)?;
-    // The local address where there is one (point-to-point), else the address.
-    let local = attributes(body).find(|(kind, _)| *kind == 2).or_else(|| attributes(body).find(|(kind, _)| *kind == 1));
-    Some((index, ip(local?.1)?))
 }
 
 pub(crate) fn ip(bytes: &[u8]) -> Option<IpAddr> {
@@ -255,8 +237,14 @@ mod tests {
     #[test]
     fn a_veth_nests_its_peer() {
         let mut batch = Batch::default();
-        let veth =
-            Veth { name: "br123456a", mac: [2; 6], peer_name: "eth0", peer_mac: [4; 6], peer_netns: 9, mtu: 1500 };
+        let veth = Veth {
+            name: "br123456a",
+            mac: [2; 6],
+            peer_name: "eth0",
+            peer_mac: [4; 6],
+            peer_netns: Some(9),
+            mtu: 1500,
+        };
         add_veth(&mut batch, &veth);
         let message = messages(&batch.bytes).next().unwrap();
         let info = attribute(&message.payload[16..], 18).unwrap();
@@ -268,12 +256,8 @@ mod tests {
     }
 
     #[test]
-    fn a_listed_address_is_read_and_short_ones_are_not() {
-        let mut batch = Batch::default();
-        add_address(&mut batch, 7, IpAddr::from([10, 42, 0, 1]), Scope::Host);
-        let message = messages(&batch.bytes).next().unwrap();
-        assert_eq!(parse_address(message.payload), Some((7, IpAddr::from([10, 42, 0, 1]))));
-        assert_eq!(parse_address(&message.payload[..7]), None);
+    fn an_interface_that_is_cut_short_is_none() {
         assert_eq!(parse_link(&[0; 12]), None);
+        assert_eq!(ip(&[1, 2, 3]), None);
     }
 }

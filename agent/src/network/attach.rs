@@ -107,10 +107,11 @@ impl Network {
         let name = plan::board_interface(&options.instance);
         let socket = Socket::route()?;
         let mut batch = Batch::default();
-        route::add_dummy(&mut batch, &name);
-        socket.execute(&batch)?;
+        plan::make_board_pair(&mut batch, &options.instance, DEFAULT_MTU);
+        execute_unless(&socket, &batch, &[Errno::EXIST])?;
         let index = index_of(&socket, &name)?;
         let mut batch = Batch::default();
+        route::set_up(&mut batch, &plan::board_peer(&options.instance));
         for ip in &options.dns_addresses {
             route::add_address(&mut batch, index, *ip, Scope::Host);
         }
@@ -157,7 +158,7 @@ impl Network {
     }
 
     /// Connects the namespace at `netns`, or repairs a connection that stands; blocks for milliseconds.
-    fn connect(&self, netns: &Path, sandbox_id: &str, ports: &[HostPort]) -> Result<Vec<IpAddr>, Error> {
+    pub(crate) fn connect(&self, netns: &Path, sandbox_id: &str, ports: &[HostPort]) -> Result<Vec<IpAddr>, Error> {
         let known = self.state().attached.get(sandbox_id).cloned();
         let record = match known {
             Some(record) => record,
@@ -218,7 +219,7 @@ impl Network {
     }
 
     /// Frees everything of a sandbox; all of it is tried, the first error returned.
-    fn disconnect(&self, sandbox_id: &str) -> Result<(), Error> {
+    pub(crate) fn disconnect(&self, sandbox_id: &str) -> Result<(), Error> {
         let record = self.state().attached.get(sandbox_id).cloned();
         let name = plan::pod_interface(&self.0.options.instance, sandbox_id);
         let name = record.as_ref().map_or(&name, |record| &record.interface);
@@ -250,7 +251,7 @@ impl Network {
             first = first.and(self.disconnect(&sandbox_id));
         }
         let mut kept: Vec<String> = self.state().attached.values().map(|record| record.interface.clone()).collect();
-        kept.push(plan::board_interface(&self.0.options.instance));
+        kept.extend([plan::board_interface, plan::board_peer].map(|name| name(&self.0.options.instance)));
         first.and(remove_links(&self.0.options.instance, |name| !kept.iter().any(|at| at == name)))
     }
 

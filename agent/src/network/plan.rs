@@ -17,6 +17,11 @@ pub(crate) fn board_interface(instance: &Instance) -> String {
     instance.interface("net")
 }
 
+/// The other end of the board's own pair; it only keeps the first one up.
+pub(crate) fn board_peer(instance: &Instance) -> String {
+    instance.interface("end")
+}
+
 /// What the names of all interfaces of an instance begin with.
 pub(crate) fn interface_prefix(instance: &Instance) -> String {
     instance.interface("")
@@ -45,16 +50,24 @@ fn macs(interface: &str) -> (Mac, Mac) {
     (end(0x02), end(0x06))
 }
 
+/// Makes the board's own pair. A dummy interface would do, but not every board's kernel has those.
+pub(crate) fn make_board_pair(batch: &mut Batch, instance: &Instance, mtu: u32) {
+    let (name, peer_name) = (board_interface(instance), board_peer(instance));
+    let (mac, peer_mac) = macs(&name);
+    route::add_veth(batch, &Veth { name: &name, mac, peer_name: &peer_name, peer_mac, peer_netns: None, mtu });
+}
+
 /// Makes the pair, the pod's end inside its namespace at once.
 pub(crate) fn make_pair(batch: &mut Batch, interface: &str, netns: i32, mtu: u32) {
     let (mac, peer_mac) = macs(interface);
-    let veth = Veth { name: interface, mac, peer_name: POD_INTERFACE, peer_mac, peer_netns: netns, mtu };
+    let veth = Veth { name: interface, mac, peer_name: POD_INTERFACE, peer_mac, peer_netns: Some(netns), mtu };
     route::add_veth(batch, &veth);
 }
 
 /// What is set inside the pod's namespace.
 pub(crate) fn inside(batch: &mut Batch, interface: &str, index: u32, ips: &[IpAddr]) {
     let (board_mac, _) = macs(interface);
+    route::set_up(batch, POD_INTERFACE);
     for ip in ips {
         let gateway = if ip.is_ipv4() { GATEWAY4 } else { GATEWAY6 };
         route::add_address(batch, index, *ip, Scope::Universe);

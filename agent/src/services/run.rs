@@ -73,8 +73,11 @@ async fn sync(proxy: &Proxy) -> bool {
 
 /// Hears of every change to a ruleset in our namespace.
 fn monitor() -> Option<Arc<AsyncFd<Socket>>> {
-    let socket = Socket::ruleset_changes().map_err(|error| chain(&error));
-    match socket.and_then(|s| AsyncFd::with_interest(s, Readiness::READABLE).map_err(|error| error.to_string())) {
+    let registered = Socket::ruleset_changes().map_err(|error| chain(&error)).and_then(|socket| {
+        // SAFETY: a `Socket` owns its descriptor, always names the same one and closes it only when it is dropped.
+        unsafe { AsyncFd::register_with_interest(socket, Readiness::READABLE) }.map_err(|error| error.to_string())
+    });
+    match registered {
         Ok(monitor) => Some(Arc::new(monitor)),
         Err(error) => {
             tracing::warn!(error, "changes that others make to our table are not noticed");
