@@ -4,6 +4,7 @@
 //! (types checked, unknown fields dropped and reported, canonical values), [`defaults`], [`validate`].
 
 pub mod conform;
+pub mod defaults;
 pub mod field_error;
 pub mod names;
 pub mod protobuf;
@@ -12,8 +13,11 @@ pub mod read;
 pub mod selector;
 pub mod table;
 pub mod time;
+pub mod validate;
 
 pub use conform::{DecodeError, conform, strict_decoding_error};
+pub use defaults::default;
 pub use field_error::{FieldError, Path, Reason};
 pub use read::{Document, read_json, read_yaml};
 pub use table::{TypeId, lookup, lookup_api_version, type_named};
+pub use validate::{validate, validate_at};
