@@ -6,6 +6,14 @@
 pub mod column;
 pub mod strategy;
 
+mod access;
+mod cluster;
+mod node;
+mod plain;
+pub(crate) mod pod;
+mod service;
+mod workload;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -331,10 +339,27 @@ impl Kinds {
     }
 }
 
-/// The rows, in the order of discovery.
+/// The rows, in the order of discovery: within a group by plural.
 fn rows() -> Vec<Kind> {
-    vec![
-        Kind { namespaced: true, short_names: vec!["cm".into()], ..Kind::new("", "v1", "ConfigMap", "configmaps") },
-        Kind { namespaced: false, short_names: vec!["ns".into()], ..Kind::new("", "v1", "Namespace", "namespaces") },
-    ]
+    let binding = Kind { serving: Serving::Answered(Review::Binding), ..Kind::new("", "v1", "Binding", "bindings") };
+    let mut rows = vec![
+        binding,
+        plain::config_map(),
+        service::endpoints(),
+        cluster::event(),
+        plain::namespace(),
+        node::kind(),
+        pod::kind(),
+        workload::replication_controller(),
+        plain::secret(),
+        plain::service_account(),
+        service::service(),
+        workload::deployment(),
+        workload::replica_set(),
+    ];
+    rows.extend(access::reviews());
+    rows.extend([access::signing_request(), cluster::lease(), cluster::endpoint_slice(), cluster::event_in_group()]);
+    rows.extend(access::rbac());
+    rows.push(plain::priority_class());
+    rows
 }

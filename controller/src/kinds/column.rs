@@ -92,3 +92,31 @@ pub fn pairs(map: Option<&serde_json::Map<String, Value>>) -> String {
 pub fn or_none(text: &str) -> &str {
     if text.is_empty() { "<none>" } else { text }
 }
+
+/// The first three, and how many more there are, as upstream lists addresses and ports.
+pub(crate) fn first_three(all: &[String]) -> String {
+    let shown = all.iter().take(3).map(String::as_str).collect::<Vec<_>>().join(",");
+    if all.len() > 3 { format!("{shown} + {} more...", all.len() - 3) } else { shown }
+}
+
+/// A LabelSelector, or a plain map of labels, as text.
+pub(crate) fn selector_text(selector: Option<&Value>) -> String {
+    let Some(selector) = selector.and_then(Value::as_object) else { return String::new() };
+    let labels = match (selector.get("matchLabels"), selector.get("matchExpressions")) {
+        (None, None) => Some(selector),
+        (labels, _) => labels.and_then(Value::as_object),
+    };
+    let equal =
+        labels.into_iter().flatten().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
+    let expressions = selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten().map(|one| {
+        let key = one["key"].as_str().unwrap_or_default();
+        let values: Vec<&str> = one["values"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        match one["operator"].as_str() {
+            Some("In") => format!("{key} in ({})", values.join(",")),
+            Some("NotIn") => format!("{key} notin ({})", values.join(",")),
+            Some("DoesNotExist") => format!("!{key}"),
+            _ => key.to_owned(),
+        }
+    });
+    equal.chain(expressions).collect::<Vec<_>>().join(",")
+}

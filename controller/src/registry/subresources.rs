@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{Answer, ApiError, Call, DeleteRequest, Deleted, Part, Registry, Target, Written, record};
+use crate::kinds::column;
 use crate::object::{Object, time};
 use crate::schema::field_error::FieldError;
 
@@ -110,28 +111,6 @@ fn scale_of(object: &Object) -> Object {
     let scale = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": metadata,
         "spec": {"replicas": object.integer(&["spec", "replicas"]).unwrap_or_default()},
         "status": {"replicas": object.integer(&["status", "replicas"]).unwrap_or_default(),
-            "selector": selector_text(object.get(&["spec", "selector"]))}});
+            "selector": column::selector_text(object.get(&["spec", "selector"]))}});
     Object::from_value(scale).expect("made a map just above")
-}
-
-/// A LabelSelector, or a plain map of labels, as text.
-fn selector_text(selector: Option<&Value>) -> String {
-    let Some(selector) = selector.and_then(Value::as_object) else { return String::new() };
-    let labels = match (selector.get("matchLabels"), selector.get("matchExpressions")) {
-        (None, None) => Some(selector),
-        (labels, _) => labels.and_then(Value::as_object),
-    };
-    let equal =
-        labels.into_iter().flatten().map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()));
-    let expressions = selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten().map(|one| {
-        let key = one["key"].as_str().unwrap_or_default();
-        let values: Vec<&str> = one["values"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        match one["operator"].as_str() {
-            Some("In") => format!("{key} in ({})", values.join(",")),
-            Some("NotIn") => format!("{key} notin ({})", values.join(",")),
-            Some("DoesNotExist") => format!("!{key}"),
-            _ => key.to_owned(),
-        }
-    });
-    equal.chain(expressions).collect::<Vec<_>>().join(",")
 }

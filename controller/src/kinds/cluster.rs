@@ -1,0 +1,233 @@
+//! Pure: the rows of what the cluster's parts tell each other: Lease, EndpointSlice, Event.
+
+use serde_json::Value;
+
+use super::column::{age, age_of, first_three, name, since};
+use super::strategy::Strategy;
+use super::{Alias, Column, Field, Kind, Persistence};
+use crate::object::Object;
+use crate::schema::field_error::FieldError;
+
+pub(super) fn lease() -> Kind {
+    Kind {
+        columns: vec![name(), Column::text("Holder"), age()],
+        row: |object, now| {
+            vec![object.name().into(), object.text(&["spec", "holderIdentity"]).into(), age_of(object, now)]
+        },
+        strategy: Strategy { create_on_update: true, unconditional_update: false, ..Strategy::default() },
+        persistence: Persistence::Heartbeat(is_renewal),
+        ..Kind::new("coordination.k8s.io", "v1", "Lease", "leases")
+    }
+}
+
+/// Only `renewTime` differs.
+fn is_renewal(old: &Object, new: &Object) -> bool {
+    let still = |lease: &Object| {
+        let mut lease = lease.clone();
+        lease.remove(&["spec", "renewTime"]);
+        lease.remove(&["metadata", "resourceVersion"]);
+        lease
+    };
+    still(old) == still(new)
+}
+
+pub(super) fn endpoint_slice() -> Kind {
+    Kind {
+        columns: vec![name(), Column::text("AddressType"), Column::text("Ports"), Column::text("Endpoints"), age()],
+        row: slice_row,
+        strategy: Strategy {
+            generation: true,
+            validate_update: |new, old| super::strategy::immutable(new, old, &["addressType"]).into_iter().collect(),
+            validate: |object| match object.text(&["addressType"]) {
+                "IPv4" | "IPv6" | "FQDN" => Vec::new(),
+                "" => vec![FieldError::required("addressType", "")],
+                other => vec![FieldError::not_supported("addressType", other, &["FQDN", "IPv4", "IPv6"])],
+            },
+            ..Strategy::default()
+        },
+        ..Kind::new("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
+    }
+}
+
+fn slice_row(object: &Object, now: i64) -> Vec<Value> {
+    let ports: Vec<String> = object
+        .items(&["ports"])
+        .iter()
+        .map(|port| port["port"].as_i64().map_or_else(|| "*".to_owned(), |number| number.to_string()))
+        .collect();
+    let addresses: Vec<String> = object
+        .items(&["endpoints"])
+        .iter()
+        .flat_map(|endpoint| endpoint["addresses"].as_array().into_iter().flatten())
+        .filter_map(|address| address.as_str().map(str::to_owned))
+        .collect();
+    let or_unset = |list: &[String]| if list.is_empty() { "<unset>".to_owned() } else { first_three(list) };
+    vec![
+        object.name().into(),
+        object.text(&["addressType"]).into(),
+        or_unset(&ports).into(),
+        or_unset(&addresses).into(),
+        age_of(object, now),
+    ]
+}
+
+fn event_columns() -> Vec<Column> {
+    vec![
+        Column::text("Last Seen"),
+        Column::text("Type"),
+        Column::text("Reason"),
+        Column::text("Object"),
+        Column::text("Subobject").wide(),
+        Column::text("Source").wide(),
+        Column::text("Message"),
+        Column::text("First Seen").wide(),
+        Column::text("Count").wide(),
+        Column { priority: 1, ..name() },
+    ]
+}
+
+pub(super) fn event() -> Kind {
+    let field = |name, path| Field { name, path, zero: "" };
+    Kind {
+        short_names: vec!["ev".into()],
+        columns: event_columns(),
+        row: event_row,
+        fields: vec![
+            field("involvedObject.kind", &["involvedObject", "kind"]),
+            field("involvedObject.namespace", &["involvedObject", "namespace"]),
+            field("involvedObject.name", &["involvedObject", "name"]),
+            field("involvedObject.uid", &["involvedObject", "uid"]),
+            field("involvedObject.apiVersion", &["involvedObject", "apiVersion"]),
+            field("involvedObject.resourceVersion", &["involvedObject", "resourceVersion"]),
+            field("involvedObject.fieldPath", &["involvedObject", "fieldPath"]),
+            field("reason", &["reason"]),
+            field("reportingComponent", &["reportingComponent"]),
+            field("source", &["source", "component"]),
+            field("type", &["type"]),
+        ],
+        strategy: Strategy { create_on_update: true, ..Strategy::default() },
+        persistence: Persistence::Volatile,
+        ..Kind::new("", "v1", "Event", "events")
+    }
+}
+
+/// The same events in the words of events.k8s.io.
+pub(super) fn event_in_group() -> Kind {
+    let field = |name, path| Field { name, path, zero: "" };
+    Kind {
+        row: |object, now| {
+            let mut core = object.clone();
+            to_core(&mut core);
+            event_row(&core, now)
+        },
+        fields: vec![
+            field("regarding.kind", &["involvedObject", "kind"]),
+            field("regarding.namespace", &["involvedObject", "namespace"]),
+            field("regarding.name", &["involvedObject", "name"]),
+            field("regarding.uid", &["involvedObject", "uid"]),
+            field("reason", &["reason"]),
+            field("reportingController", &["reportingComponent"]),
+            field("type", &["type"]),
+        ],
+        alias: Some(Alias { group: "", version: "v1", store: to_core, show: from_core }),
+        ..Kind { group: "events.k8s.io".into(), schema: "io.k8s.api.events.v1.Event".into(), ..event() }
+    }
+}
+
+/// Names of one field: in events.k8s.io, in core.
+const RENAMED: [(&str, &str); 7] = [
+    ("regarding", "involvedObject"),
+    ("note", "message"),
+    ("reportingController", "reportingComponent"),
+    ("deprecatedSource", "source"),
+    ("deprecatedFirstTimestamp", "firstTimestamp"),
+    ("deprecatedLastTimestamp", "lastTimestamp"),
+    ("deprecatedCount", "count"),
+];
+
+fn to_core(event: &mut Object) {
+    for (here, core) in RENAMED {
+        if let Some(value) = event.0.remove(here) {
+            event.0.insert(core.to_owned(), value);
+        }
+    }
+}
+
+fn from_core(event: &mut Object) {
+    for (here, core) in RENAMED {
+        if let Some(value) = event.0.remove(core) {
+            event.0.insert(here.to_owned(), value);
+        }
+    }
+}
+
+fn event_row(event: &Object, now: i64) -> Vec<Value> {
+    let time = |path: &[&str]| Some(event.text(path)).filter(|text| !text.is_empty()).map(|text| since(text, now));
+    let unknown = || "<unknown>".to_owned();
+    let first = time(&["firstTimestamp"]).or_else(|| time(&["eventTime"])).unwrap_or_else(unknown);
+    let series = event.get(&["series"]).is_some_and(|series| !series.is_null());
+    let (last, count) = if series {
+        let last = time(&["series", "lastObservedTime"]).unwrap_or_else(unknown);
+        (last, event.integer(&["series", "count"]).unwrap_or_default())
+    } else {
+        let count = event.integer(&["count"]).unwrap_or_default().max(1);
+        (time(&["lastTimestamp"]).unwrap_or_else(|| first.clone()), count)
+    };
+    let kind = event.text(&["involvedObject", "kind"]).to_lowercase();
+    let object = match event.text(&["involvedObject", "name"]) {
+        "" => kind,
+        name => format!("{kind}/{name}"),
+    };
+    vec![
+        last.into(),
+        event.text(&["type"]).into(),
+        event.text(&["reason"]).into(),
+        object.into(),
+        event.text(&["involvedObject", "fieldPath"]).into(),
+        source(event).into(),
+        event.text(&["message"]).trim().into(),
+        first.into(),
+        count.into(),
+        event.name().into(),
+    ]
+}
+
+fn source(event: &Object) -> String {
+    let (component, host) = match event.text(&["source", "component"]) {
+        "" => (event.text(&["reportingComponent"]), event.text(&["reportingInstance"])),
+        component => (component, event.text(&["source", "host"])),
+    };
+    if host.is_empty() { component.to_owned() } else { format!("{component}, {host}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_event_reads_the_same_in_both_groups() {
+        let core = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "name": "web"}, "message": "hi",
+            "count": 2, "source": {"component": "kubelet", "host": "pi"}, "lastTimestamp": "1970-01-01T00:00:10Z",
+            "firstTimestamp": "1970-01-01T00:00:00Z", "type": "Normal", "reason": "Started"});
+        let stored = Object::from_value(core).unwrap();
+        let mut shown = stored.clone();
+        from_core(&mut shown);
+        assert_eq!(shown.text(&["note"]), "hi");
+        let row = event_in_group().row;
+        assert_eq!(row(&shown, 20), event_row(&stored, 20));
+        let cells = event_row(&stored, 20);
+        assert_eq!(cells[0], "10s");
+        assert_eq!(cells[3], "pod/web");
+        assert_eq!(cells[5], "kubelet, pi");
+    }
+
+    #[test]
+    fn a_renewal_changes_nothing_else() {
+        let lease = |renew: &str, holder: &str| {
+            Object::from_value(json!({"spec": {"renewTime": renew, "holderIdentity": holder}})).unwrap()
+        };
+        assert!(is_renewal(&lease("1", "a"), &lease("2", "a")));
+        assert!(!is_renewal(&lease("1", "a"), &lease("2", "b")));
+    }
+}
