@@ -50,6 +50,10 @@ pub struct Config {
     pub group_bytes: usize,
     /// The redb file grows no further; deletes still work then.
     pub file_bytes_max: u64,
+    /// After the disk was full, puts try again after this time, or after deletes of a 32nd of the cap.
+    pub full_retry_delay: Duration,
+    /// A file of at least this length is looked through when it is opened, and compacted where it is mostly empty.
+    pub compact_bytes_min: u64,
     /// redb's page cache.
     pub cache_bytes: usize,
 }
@@ -66,6 +70,8 @@ impl Config {
             queue_writes: 1024,
             group_bytes: 256 << 10,
             file_bytes_max: 1 << 30,
+            full_retry_delay: Duration::from_secs(10),
+            compact_bytes_min: 32 << 20,
             cache_bytes: 2 << 20,
         }
     }
@@ -80,7 +86,7 @@ impl Config {
         Config::new(Backend::Memory)
     }
 
-    /// On a full disk, puts may try again after so much was deleted.
+    /// See `full_retry_delay`.
     pub(crate) fn full_retry_bytes(&self) -> usize {
         usize::try_from(self.file_bytes_max / 32).unwrap_or(usize::MAX)
     }

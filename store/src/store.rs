@@ -261,11 +261,20 @@ impl Store {
 
     /// Until a revision is published, or the store is closed.
     pub async fn wait_for(&self, revision: Revision) {
+        self.wait_until(|| self.revision() >= revision).await;
+    }
+
+    /// Until everything up to a revision but volatile writes is at rest, or the store is closed.
+    pub async fn wait_durable(&self, revision: Revision) {
+        self.wait_until(|| self.durable_revision() >= revision).await;
+    }
+
+    async fn wait_until(&self, reached: impl Fn() -> bool) {
         loop {
             let announced = self.shared().announced.notified();
             tokio::pin!(announced);
             announced.as_mut().enable();
-            if self.revision() >= revision || self.shared().permits.is_closed() {
+            if reached() || self.shared().permits.is_closed() {
                 return;
             }
             announced.await;

@@ -126,6 +126,12 @@ struct Group {
     soft: Vec<String>,
 }
 
+/// No space at the last try: puts are refused until so much more is deleted, or until this time.
+struct Full {
+    bytes: usize,
+    until: Instant,
+}
+
 pub(crate) struct Writer {
     shared: Arc<Shared>,
     backing: Box<dyn Backing>,
@@ -133,8 +139,7 @@ pub(crate) struct Writer {
     /// The last revision given out, published or not.
     assigned: u64,
     dirty_since: Option<Instant>,
-    /// No space at the last try; deletes count against it until a put may try again.
-    full: Option<usize>,
+    full: Option<Full>,
     failed: Option<String>,
 }
 
@@ -150,7 +155,9 @@ impl Writer {
             let until = self.dirty_since.map(|since| since + delay);
             let Some(group) = self.shared.queue.take(until, self.shared.config.group_bytes) else { break };
             self.shared.permits.add_permits(group.len());
-            let due = until.is_some_and(|until| until <= Instant::now());
+            let now = Instant::now();
+            self.full.take_if(|full| full.bytes == 0 || full.until <= now);
+            let due = until.is_some_and(|until| until <= now);
             self.process(group, due);
         }
         self.process(Vec::new(), true);
@@ -270,13 +277,9 @@ impl Writer {
         commit
     }
 
-    /// After enough was deleted on a full disk, puts may try again.
     fn count_freed(&mut self, freed: usize) {
-        if let Some(left) = &mut self.full {
-            *left = left.saturating_sub(freed);
-            if *left == 0 {
-                self.full = None;
-            }
+        if let Some(full) = &mut self.full {
+            full.bytes = full.bytes.saturating_sub(freed);
         }
     }
 
@@ -285,7 +288,8 @@ impl Writer {
         let error = match error {
             BackingError::Full => {
                 let again = self.full.is_none();
-                self.full = Some(self.shared.config.full_retry_bytes());
+                let until = Instant::now() + self.shared.config.full_retry_delay;
+                self.full = Some(Full { bytes: self.shared.config.full_retry_bytes(), until });
                 self.recover();
                 if again && self.failed.is_none() {
                     return self.process(group.answered.into_iter().map(|(request, _)| request).collect(), false);

@@ -14,6 +14,7 @@ const DELETES_SHARE: u64 = 16;
 #[derive(Debug)]
 pub(super) struct Limits {
     bytes_max: u64,
+    len: AtomicU64,
     /// The running commit frees space.
     pub(super) frees: AtomicBool,
     /// Something was refused for want of space.
@@ -22,7 +23,12 @@ pub(super) struct Limits {
 
 impl Limits {
     pub(super) fn new(bytes_max: u64) -> Limits {
-        Limits { bytes_max, frees: AtomicBool::new(false), refused: AtomicBool::new(false) }
+        Limits { bytes_max, len: AtomicU64::new(0), frees: AtomicBool::new(false), refused: AtomicBool::new(false) }
+    }
+
+    /// The length of the file.
+    pub(super) fn len(&self) -> u64 {
+        self.len.load(Ordering::Relaxed)
     }
 
     fn refuse(&self) -> io::Error {
@@ -45,19 +51,18 @@ impl Limits {
 pub(super) struct Capped {
     inner: Box<dyn StorageBackend>,
     limits: Arc<Limits>,
-    len: AtomicU64,
 }
 
 impl Capped {
     pub(super) fn new(inner: Box<dyn StorageBackend>, limits: Arc<Limits>) -> io::Result<Capped> {
-        let len = AtomicU64::new(inner.len()?);
-        Ok(Capped { inner, limits, len })
+        limits.len.store(inner.len()?, Ordering::Relaxed);
+        Ok(Capped { inner, limits })
     }
 
     /// redb doubles its file when it grows; when the next doubling is over the cap, the end of the present file is
     /// kept for deletes.
     fn puts_end(&self) -> u64 {
-        let len = self.len.load(Ordering::Relaxed);
+        let len = self.limits.len();
         if len.saturating_mul(2) <= self.limits.bytes_max { u64::MAX } else { len - len / DELETES_SHARE }
     }
 }
@@ -72,11 +77,11 @@ impl StorageBackend for Capped {
     }
 
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
-        if len > self.limits.bytes_max && len > self.len.load(Ordering::Relaxed) {
+        if len > self.limits.bytes_max && len > self.limits.len() {
             return Err(self.limits.refuse());
         }
         self.limits.note(self.inner.set_len(len))?;
-        self.len.store(len, Ordering::Relaxed);
+        self.limits.len.store(len, Ordering::Relaxed);
         Ok(())
     }
 

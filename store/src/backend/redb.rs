@@ -22,6 +22,8 @@ use crate::record::encode;
 
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+/// A file that holds less than this part of its length is compacted at opening.
+const COMPACT_RATIO: u64 = 4;
 /// Raised when a file of an older version could not be read any more.
 const FORMAT: u64 = 1;
 
@@ -31,6 +33,7 @@ pub(crate) struct RedbBacking {
     door: Door,
     limits: Arc<Limits>,
     cache_bytes: usize,
+    compact_bytes_min: u64,
 }
 
 struct RedbSnapshot(ReadOnlyTable<&'static str, &'static [u8]>);
@@ -51,7 +54,8 @@ impl RedbBacking {
             Backend::Memory => (Arc::new(|| Ok(Box::new(::redb::backends::InMemoryBackend::new()))), "memory".into()),
         };
         let limits = Arc::new(Limits::new(config.file_bytes_max));
-        let mut backing = RedbBacking { db: None, door, limits, cache_bytes: config.cache_bytes };
+        let (cache_bytes, compact_bytes_min) = (config.cache_bytes, config.compact_bytes_min);
+        let mut backing = RedbBacking { db: None, door, limits, cache_bytes, compact_bytes_min };
         backing.reopen().map_err(|error| match error {
             BackingError::Locked => OpenError::Locked { path },
             BackingError::Format { found, known } => OpenError::Format { found, known },
@@ -72,8 +76,9 @@ impl RedbBacking {
             .set_cache_size(self.cache_bytes)
             .create_with_backend(capped)
             .map_err(|error| failed(&self.limits, error.into()))?;
-        prepare(&db).map_err(|error| failed(&self.limits, error))?;
         let db = self.db.insert(db);
+        prepare(db).map_err(|error| failed(&self.limits, error))?;
+        shrink(db, self.limits.len(), self.compact_bytes_min).map_err(|error| failed(&self.limits, error))?;
         match number(&*meta_table(db).map_err(|error| failed(&self.limits, error))?, "format") {
             Ok(FORMAT) => Ok(()),
             Ok(found) => Err(BackingError::Format { found, known: FORMAT }),
@@ -121,6 +126,23 @@ pub(crate) fn put_in_place(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(parent)?.sync_all()
+}
+
+/// redb reuses what is freed, but a file gets shorter only when its end happens to be free. One that is mostly empty is
+/// compacted, before anybody reads it: little moves then. Smaller files are not even looked through.
+fn shrink(db: &mut Database, len: u64, compact_bytes_min: u64) -> Result<(), Error> {
+    if len < compact_bytes_min {
+        return Ok(());
+    }
+    let transaction = db.begin_write()?;
+    let stats = transaction.stats()?;
+    transaction.abort()?;
+    let allocated = stats.allocated_pages() * stats.page_size() as u64;
+    if allocated.saturating_mul(COMPACT_RATIO) < len {
+        tracing::info!(bytes = len, allocated, "the store's file is mostly empty: compacting");
+        db.compact()?;
+    }
+    Ok(())
 }
 
 /// Makes the tables of a new file; an old one is left as it is.

@@ -20,6 +20,8 @@ struct Platter {
     /// Operations (writes and syncs) left until the power goes; none is for ever.
     fuse: Option<u64>,
     dead: bool,
+    /// Nothing can be written beyond this offset.
+    space: Option<u64>,
     writes: u64,
 }
 
@@ -36,6 +38,11 @@ impl Disk {
     /// The power goes after so many more operations.
     pub(crate) fn cut_after(&self, operations: u64) {
         self.0.lock().unwrap().fuse = Some(operations);
+    }
+
+    /// How much fits, as if other files had taken the rest.
+    pub(crate) fn set_space(&self, space: Option<u64>) {
+        self.0.lock().unwrap().space = space;
     }
 
     pub(crate) fn is_dead(&self) -> bool {
@@ -130,6 +137,9 @@ impl redb::StorageBackend for Disk {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut platter = self.0.lock().unwrap();
         platter.burn()?;
+        if platter.space.is_some_and(|space| offset + data.len() as u64 > space) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         platter.writes += 1;
         let from = offset as usize;
         platter.cached.get_mut(from..from + data.len()).ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);

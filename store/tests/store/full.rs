@@ -1,6 +1,7 @@
 //! A full disk and a damaged one.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bramble_store::{
     Backend, Config, Durability, EventKind, ListQuery, OpenError, Precondition, ReadError, Store, Write, WriteError,
@@ -47,6 +48,64 @@ async fn a_full_store_says_so_takes_deletes_and_goes_on() {
     drop(store);
     let store = Store::open(config).unwrap();
     assert_eq!(store.keys("configmaps/").await.unwrap() as usize, written - written / 2 + 1);
+}
+
+#[tokio::test]
+async fn a_disk_filled_by_others_refuses_and_recovers() {
+    let disk = Disk::default();
+    let mut config = disk.config();
+    config.full_retry_delay = Duration::ZERO;
+    let store = Store::open(config).unwrap();
+    let mut written = 0;
+    disk.set_space(Some(1 << 20));
+    while store.write(put(written), Durability::Durable).await.is_ok() {
+        written += 1;
+    }
+    assert!(matches!(store.write(put(written), Durability::Durable).await, Err(WriteError::Full)));
+    let beat = Write::put("leases/pi", Precondition::Any, "1");
+    assert!(matches!(store.write(vec![beat.clone()], Durability::Durable).await, Ok(_) | Err(WriteError::Full)));
+    disk.set_space(None);
+    store.write(vec![beat], Durability::Volatile).await.unwrap();
+    store.write(put(written), Durability::Durable).await.unwrap();
+    assert_eq!(store.list(ListQuery::all("configmaps/")).await.unwrap().records.len(), written + 1);
+}
+
+#[tokio::test]
+async fn deleted_space_goes_back_to_the_disk() {
+    let disk = Disk::default();
+    let mut config = disk.config();
+    config.compact_bytes_min = 4 << 20;
+    let store = Store::open(config.clone()).unwrap();
+    for index in 0..800 {
+        store.write(put(index), Durability::Deferred).await.unwrap();
+    }
+    store.flush().await.unwrap();
+    let large = disk.len();
+    for index in 1..800 {
+        store.write(vec![Write::delete(key(index), Precondition::Any)], Durability::Deferred).await.unwrap();
+    }
+    drop(store);
+    let store = Store::open(config).unwrap();
+    assert!(disk.len() * 4 < large, "{} of {large}", disk.len());
+    assert_eq!(store.keys("").await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_deferred_write_is_at_rest_after_its_bound() {
+    let disk = Disk::default();
+    let mut config = disk.config();
+    config.deferred_max_delay = Duration::from_millis(1);
+    let store = Store::open(config).unwrap();
+    let status = |n: u64| vec![Write::put("pods/a", Precondition::Any, n.to_string())];
+    store.write(status(0), Durability::Durable).await.unwrap();
+    store.write(status(1), Durability::Deferred).await.unwrap();
+    let writes = disk.writes();
+    let revision = store.write(status(2), Durability::Deferred).await.unwrap();
+    store.wait_durable(revision).await;
+    assert!(disk.writes() > writes);
+    drop(store);
+    let store = Store::open(disk.config()).unwrap();
+    assert_eq!(store.get("pods/a").await.unwrap().unwrap().value, "2");
 }
 
 #[tokio::test]
