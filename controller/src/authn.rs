@@ -13,6 +13,7 @@
 //! A credential that is presented and wrong never falls back to anonymous. Impersonation is applied after, see
 //! [`impersonation`].
 
+pub(crate) mod answer;
 pub mod bootstrap_token;
 pub mod claims;
 pub mod impersonation;

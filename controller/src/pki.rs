@@ -5,6 +5,7 @@
 //!
 //! **Architecture invariant:** no private key and no token is ever in a `Debug` form or a log line.
 
+pub mod approval;
 pub mod authority;
 mod certificate;
 mod der;
@@ -65,7 +66,7 @@ pub enum PkiError {
 pub struct Pki {
     dir: PathBuf,
     /// The certificate authority.
-    pub authority: Authority,
+    pub authority: Arc<Authority>,
     /// The serving certificate.
     pub serving: Arc<Serving>,
     /// The service-account keys, newest first; never empty.
@@ -76,7 +77,7 @@ impl Pki {
     /// Opens `<data_dir>/pki` and makes what is missing. `now` is seconds since 1970.
     pub fn open(data_dir: &Path, now: i64) -> Result<Pki, PkiError> {
         let dir = data_dir.join("pki");
-        let authority = Authority::open(&dir, now)?;
+        let authority = Arc::new(Authority::open(&dir, now)?);
         let serving = Arc::new(Serving::open(dir.clone())?);
         let token_keys = open_token_keys(&dir.join("service-account"))?;
         Ok(Pki { dir, authority, serving, token_keys })

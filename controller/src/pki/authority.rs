@@ -2,15 +2,18 @@
 
 use std::path::Path;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use serde_json::Value;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use super::certificate::{AltName, CERTIFICATE_SIGNING, DIGITAL_SIGNATURE, Profile, Purpose, signed};
 use super::key::{Key, hex, pem, random, sha256};
 use super::request::Request;
-use super::{PkiError, TIME_FLOOR, der, files, signer};
+use super::{PkiError, TIME_FLOOR, approval, der, files, signer};
 
 /// How long the authority lives: longer than the boards.
 const AUTHORITY_S: i64 = 50 * 365 * 86_400;
@@ -131,6 +134,17 @@ impl Authority {
         let names = request.alt_names.clone();
         let der = self.leaf(subject, key, &request.key_bits, &grant.purposes, grant.key_usage, names, end)?;
         Ok(pem("CERTIFICATE", &der))
+    }
+
+    /// Signs an approved CertificateSigningRequest object at a time; the answer is what `status.certificate` holds (base64 of
+    /// PEM), the error the message of its Failed condition.
+    pub fn sign_object(&self, object: &Value, now: i64) -> Result<String, String> {
+        let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let request =
+            Request::from_base64(text("/spec/request")).map_err(|error| format!("unable to parse csr: {error}"))?;
+        let seconds = object.pointer("/spec/expirationSeconds").and_then(Value::as_i64);
+        let signed = self.sign_request(text("/spec/signerName"), &request, &approval::usages(object), seconds, now);
+        signed.map(|pem| BASE64_STANDARD.encode(pem)).map_err(|error| error.to_string())
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of a leaf that differ, named at its three callers")]

@@ -90,7 +90,7 @@ impl Serving {
                 (CertificateDer::from(der), true)
             }
         };
-        let certified = certified_key(der, &self.key)?;
+        let certified = certified_key(der, authority, &self.key)?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(certified));
         Ok(changed)
     }
@@ -257,10 +257,11 @@ fn roots(authority: &Authority) -> Result<RootCertStore, PkiError> {
     Ok(roots)
 }
 
-fn certified_key(der: CertificateDer<'static>, key: &Key) -> Result<CertifiedKey, PkiError> {
+/// The authority goes along: a board that joins knows only its pin and finds it in the chain.
+fn certified_key(der: CertificateDer<'static>, authority: &Authority, key: &Key) -> Result<CertifiedKey, PkiError> {
     let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.pkcs8().to_vec()));
     let signer = rustls::crypto::ring::sign::any_ecdsa_type(&private).map_err(PkiError::Tls)?;
-    Ok(CertifiedKey::new(vec![der], signer))
+    Ok(CertifiedKey::new(vec![der, authority.certificate().clone()], signer))
 }
 
 fn fits(der: &CertificateDer<'_>, key: &Key, authority: &Authority, names: &ServingNames, now: i64) -> Option<bool> {
