@@ -63,12 +63,19 @@ fn main() {
             figures.bytes / raw.bytes
         );
     }
+    println!("RSS of the whole bench: {} KiB", status_kib("VmRSS:"));
     println!(
         "store file: {} KiB for {} KiB of values",
         fs::metadata(dir.join("store")).unwrap().len() >> 10,
         (KEYS * VALUE_BYTES) >> 10
     );
     fs::remove_dir_all(&dir).unwrap();
+}
+
+fn status_kib(field: &str) -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 /// Bytes that this process has sent towards a disk.

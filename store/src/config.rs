@@ -44,6 +44,9 @@ pub struct Config {
     pub overlay_bytes: usize,
     /// A deferred write is on disk at the latest after this time: what a power cut may take.
     pub deferred_max_delay: Duration,
+    /// Revisions are reserved at rest in blocks: one small commit for so many volatile writes, and a boot skips at most
+    /// one block. 64 bits outlast a boot a second.
+    pub revision_block: u64,
     /// Writes that wait for the writer; further callers wait for a place.
     pub queue_writes: usize,
     /// Bytes of values that share one commit: bounds the latency of the group, and keeps it within the history.
@@ -67,6 +70,7 @@ impl Config {
             history_bytes: 3 << 20,
             overlay_bytes: 4 << 20,
             deferred_max_delay: Duration::from_secs(2),
+            revision_block: 1 << 20,
             queue_writes: 1024,
             group_bytes: 256 << 10,
             file_bytes_max: 1 << 30,

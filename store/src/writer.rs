@@ -20,9 +20,6 @@ use crate::state::{Publication, State};
 use crate::store::Shared;
 use crate::write::{Change, Durability, Write, resource};
 
-/// Revisions are reserved at rest in blocks: one small commit for so many volatile writes, and a boot skips at most one
-/// block. 64 bits outlast a boot a second.
-pub(crate) const REVISION_BLOCK: u64 = 1 << 20;
 /// At most so many requests share a commit, so that one answer never waits for an endless group.
 const GROUP_REQUESTS: usize = 256;
 /// On a full disk an update may still grow a record by so much: graceful deletion marks records before it deletes them.
@@ -264,13 +261,14 @@ impl Writer {
         for (key, pending) in group.stage.pending.iter().filter(|(_, p)| p.floor > Durability::Volatile) {
             commit.records.insert(key.clone(), pending.version.clone());
         }
-        let near = self.assigned + REVISION_BLOCK / 4 > self.meta.reserved;
+        let block = self.shared.config.revision_block.max(1);
+        let near = self.assigned + block / 4 > self.meta.reserved;
         let stages = !group.stage.events.is_empty();
         if stages && (near || !group.soft.is_empty()) {
             let mut meta = self.meta.clone();
             meta.soft.extend(group.soft.iter().cloned());
             if near {
-                meta.reserved = self.assigned + REVISION_BLOCK;
+                meta.reserved = self.assigned + block;
             }
             commit.meta = Some(meta);
         }

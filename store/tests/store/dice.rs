@@ -16,6 +16,11 @@ impl Dice {
         Dice(seed)
     }
 
+    /// Dice of its own for somebody else.
+    pub(crate) fn split(&mut self) -> Dice {
+        Dice(self.next())
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

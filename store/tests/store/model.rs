@@ -56,6 +56,7 @@ fn small(mut config: Config) -> Config {
     config.history_bytes_per_resource = 20_000;
     config.history_bytes = 50_000;
     config.overlay_bytes = 3_000;
+    config.revision_block = 50;
     config
 }
 

@@ -1,4 +1,5 @@
-//! The power goes at any operation on the disk: nothing acknowledged as durable is lost, what is lost is a suffix.
+//! The power goes at any operation on the disk: nothing acknowledged as durable is lost, what is lost is a suffix of
+//! each client's writes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,12 +11,15 @@ use crate::disk::Disk;
 
 /// A cut each; a few seconds in all.
 const CUTS: usize = 60;
+/// They share commits.
+const CLIENTS: usize = 4;
 
 type Map = BTreeMap<String, Vec<u8>>;
 
-/// Everything tried since the state that the last boot found, in order.
+/// Everything that one client tried since the state that the last boot found, in order. A client owns its keys.
 #[derive(Default)]
 struct Journal {
+    client: usize,
     begin: Map,
     batches: Vec<Vec<Write>>,
     /// So many of the batches must be there after a cut.
@@ -31,32 +35,40 @@ async fn a_power_cut_takes_only_a_suffix_of_deferred_writes() {
     config.deferred_max_delay = Duration::from_millis(1);
     // A file is made under another name; from here on it exists.
     drop(Store::open(config.clone()).unwrap());
-    let mut journal = Journal::default();
-    let mut counter = 0;
+    let mut journals: Vec<Journal> = (0..CLIENTS).map(|client| Journal { client, ..Journal::default() }).collect();
     for cut in 0..CUTS {
         disk.cut_after(dice.below(if cut % 4 == 0 { 20 } else { 400 }));
         if let Ok(store) = Store::open(config.clone()) {
-            journal.check(&store).await;
-            while !disk.is_dead() {
-                counter += 1;
-                journal.write(&store, &mut dice, counter).await;
+            let mut clients = tokio::task::JoinSet::new();
+            for mut journal in journals.drain(..) {
+                let (store, disk, mut dice) = (store.clone(), disk.clone(), dice.split());
+                clients.spawn(async move {
+                    journal.check(&store).await;
+                    while !disk.is_dead() {
+                        journal.write(&store, &mut dice).await;
+                    }
+                    journal
+                });
             }
+            journals = clients.join_all().await;
         }
         disk.power_on(&mut dice);
     }
     let store = Store::open(config).unwrap();
-    journal.check(&store).await;
-    println!("{counter} writes, {CUTS} cuts");
+    for journal in &mut journals {
+        journal.check(&store).await;
+    }
 }
 
 impl Journal {
-    async fn write(&mut self, store: &Store, dice: &mut Dice, counter: u64) {
+    async fn write(&mut self, store: &Store, dice: &mut Dice) {
+        let counter = dice.next();
         let floor = if dice.chance(40) { Durability::Durable } else { Durability::Deferred };
         let mut batch: Vec<Write> = Vec::new();
         for _ in 0..=dice.below(3) {
-            let key = format!("{}/{}", ["pods", "nodes"][dice.below(2) as usize], dice.below(20));
+            let key = format!("{}/{}/{}", ["pods", "nodes"][dice.below(2) as usize], self.client, dice.below(20));
             if batch.iter().all(|write| write.key != key) {
-                let value = format!("{counter}-").repeat(1 + dice.below(900) as usize);
+                let value = format!("{counter}-").repeat(1 + dice.below(400) as usize);
                 batch.push(if dice.chance(20) {
                     Write::delete(key, Precondition::Any)
                 } else {
@@ -87,7 +99,7 @@ impl Journal {
         let found: Map = page
             .records
             .into_iter()
-            .filter(|record| !record.key.starts_with("leases/"))
+            .filter(|record| record.key.split('/').nth(1) == Some(&self.client.to_string()))
             .map(|record| (record.key, record.value.to_vec()))
             .collect();
         let mut state = self.begin.clone();
@@ -111,6 +123,6 @@ impl Journal {
             matches,
             "no prefix of {all} batches that holds {durable}; nearest (keys that differ, prefix): {nearest:?}"
         );
-        *self = Journal { begin: found, highest: self.highest, ..Journal::default() };
+        *self = Journal { client: self.client, begin: found, highest: self.highest, ..Journal::default() };
     }
 }
