@@ -23,7 +23,7 @@ pub mod tokens;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -77,7 +77,7 @@ struct Shared {
     trust: ClientTrust,
     tokens: Tokens,
     revoked: RwLock<HashSet<[u8; 32]>>,
-    clock: fn() -> i64,
+    clock: fn() -> Duration,
 }
 
 /// The chain of authenticators, and the issuer of tokens. Cheap to clone.
@@ -88,11 +88,8 @@ pub struct Authenticator {
 
 impl Authenticator {
     /// Certificates by `trust`, tokens by `tokens`, and what tokens are bound to from the store.
-    pub fn new(store: Store, trust: ClientTrust, tokens: Tokens) -> Authenticator {
-        Authenticator::at(store, trust, tokens, unix_now)
-    }
-
-    fn at(store: Store, trust: ClientTrust, tokens: Tokens, clock: fn() -> i64) -> Authenticator {
+    /// `clock` tells the time since 1970.
+    pub fn new(store: Store, trust: ClientTrust, tokens: Tokens, clock: fn() -> Duration) -> Authenticator {
         let shared = Shared { objects: Objects(store), trust, tokens, revoked: RwLock::default(), clock };
         Authenticator { shared: Arc::new(shared) }
     }
@@ -144,7 +141,8 @@ impl Authenticator {
         Ok(out)
     }
 
-    pub(crate) fn tokens(&self) -> &Tokens {
+    /// The issuer of service-account tokens.
+    pub fn tokens(&self) -> &Tokens {
         &self.shared.tokens
     }
 
@@ -153,7 +151,7 @@ impl Authenticator {
     }
 
     fn now(&self) -> i64 {
-        (self.shared.clock)()
+        i64::try_from((self.shared.clock)().as_secs()).unwrap_or(i64::MAX)
     }
 
     fn by_certificate(&self, peer: &PeerCertificate) -> Result<Identity, AuthnError> {
@@ -253,12 +251,6 @@ impl Authenticator {
 /// Whether two secrets are equal, in a time that does not depend on where they differ.
 pub(crate) fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
     a.len() == b.len() && a.iter().zip(b).fold(0, |difference, (a, b)| difference | std::hint::black_box(a ^ b)) == 0
-}
-
-/// Seconds since 1970.
-pub(crate) fn unix_now() -> i64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.ok().and_then(|since| i64::try_from(since.as_secs()).ok()).unwrap_or_default()
 }
 
 fn identity_of(claims: &Claims) -> Identity {

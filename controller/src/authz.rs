@@ -13,6 +13,7 @@ mod rbac;
 pub mod restriction;
 pub mod review;
 mod rule;
+pub mod signing;
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 

@@ -22,7 +22,8 @@ async fn world() -> World {
     let pki = Pki::open(&dir.0, NOW).unwrap();
     let store = Store::open(Config::memory()).unwrap();
     let tokens = Tokens::new(&pki, "cluster.local");
-    let authenticator = Authenticator::at(store.clone(), pki.client_trust().unwrap(), tokens, || NOW);
+    let authenticator =
+        Authenticator::new(store.clone(), pki.client_trust().unwrap(), tokens, || Duration::from_secs(NOW as u64));
     let world = World { _dir: dir, pki, store, authenticator };
     world.put("serviceaccounts/blue/bot", json!({"metadata": {"uid": "s1"}})).await;
     world.put("nodes/pi-1", json!({"metadata": {"uid": "n1"}})).await;

@@ -1,6 +1,6 @@
 //! Pure: what every cluster starts with besides its policy: namespaces, priorities, the API's own Service, trust for joiners.
 
-use std::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
 

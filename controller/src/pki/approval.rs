@@ -1,6 +1,6 @@
 //! Pure: which certificate requests of boards are approved without a person, and by which right.
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use serde_json::Value;
 

@@ -1,6 +1,6 @@
 //! Pure: what a certificate says, as the bytes to be signed (RFC 5280).
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use super::der;
 

@@ -1,6 +1,6 @@
 //! Pure: a PKCS#10 certificate request, read and its signature checked.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;

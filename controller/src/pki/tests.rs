@@ -177,7 +177,7 @@ fn a_client_without_the_key_does_not_get_in() {
     assert!(handshake(&config, client, "pi-1").is_err());
 }
 
-pub(super) fn request(name: &str, groups: &[&str], alt_names: &[&str]) -> String {
+pub(crate) fn request(name: &str, groups: &[&str], alt_names: &[&str]) -> String {
     let mut params =
         CertificateParams::new(alt_names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap();
     params.distinguished_name = rcgen::DistinguishedName::new();
