@@ -1,0 +1,353 @@
+//! Pure: strategic merge patch, what kubectl sends for built-in kinds: lists of objects merge by their merge keys.
+//!
+//! Directives: `$patch: replace|delete|merge`, `$setElementOrder/<list>`, `$deleteFromPrimitiveList/<list>`, `$retainKeys`.
+
+use serde_json::{Map, Value};
+
+use super::super::table::{Element, Field, Shape, TypeId};
+use super::PatchError;
+
+const PATCH: &str = "$patch";
+const RETAIN_KEYS: &str = "$retainKeys";
+const ORDER: &str = "$setElementOrder/";
+const DELETE: &str = "$deleteFromPrimitiveList/";
+
+/// Applies a patch to an object of a built-in type.
+pub fn strategic_merge_patch(
+    kind: TypeId,
+    target: &mut Map<String, Value>,
+    patch: &Map<String, Value>,
+) -> Result<(), PatchError> {
+    merge_map(Some(kind), target, patch.clone())
+}
+
+fn bad(message: impl Into<String>) -> PatchError {
+    PatchError::BadRequest(message.into())
+}
+
+fn merge_map(
+    kind: Option<TypeId>,
+    target: &mut Map<String, Value>,
+    mut patch: Map<String, Value>,
+) -> Result<(), PatchError> {
+    match patch.remove(PATCH) {
+        None => {}
+        Some(Value::String(directive)) if directive == "replace" => {
+            *target = cleaned(kind, patch)?;
+            return Ok(());
+        }
+        Some(Value::String(directive)) if directive == "delete" => {
+            target.clear();
+            return Ok(());
+        }
+        Some(Value::String(directive)) if directive == "merge" => {}
+        Some(other) => {
+            let shown = other.as_str().map_or_else(|| other.to_string(), str::to_owned);
+            return Err(bad(format!("unknown patch type: {shown} in map: {}", Value::Object(patch))));
+        }
+    }
+    retain_keys(target, &mut patch)?;
+    let (directives, values): (Vec<_>, Vec<_>) =
+        patch.into_iter().partition(|(name, _)| name.starts_with(ORDER) || name.starts_with(DELETE));
+    let mut orders = Map::new();
+    for (name, value) in directives {
+        let Value::Array(items) = value else {
+            let list = if name.starts_with(ORDER) { "setElementOrder list" } else { "primitive list" };
+            return Err(bad(format!("invalid patch format of {list}")));
+        };
+        if let Some(list) = name.strip_prefix(DELETE) {
+            if let Some(Value::Array(present)) = target.get_mut(list) {
+                present.retain(|item| !items.contains(item));
+            }
+        } else if let Some(list) = name.strip_prefix(ORDER) {
+            orders.insert(list.to_owned(), Value::Array(items));
+        }
+    }
+    let mut touched: Vec<(String, Vec<Value>)> = Vec::new();
+    for (name, value) in values {
+        let field = kind.and_then(|kind| kind.field(&name));
+        if let Value::Array(items) = &value
+            && orders.contains_key(&name)
+        {
+            touched.push((name.clone(), items.clone()));
+        }
+        merge_value(field, target, name, value)?;
+    }
+    for (name, order) in orders {
+        let patched =
+            touched.iter().find(|(list, _)| *list == name).map(|(_, items)| items.as_slice()).unwrap_or_default();
+        let field = kind.and_then(|kind| kind.field(&name));
+        if let (Some(Value::Array(items)), Value::Array(order)) = (target.get_mut(&name), order) {
+            reorder(field.and_then(Field::merge_key), items, &order, patched);
+        }
+    }
+    Ok(())
+}
+
+/// `$retainKeys`: of the target's fields only those that are listed stay; the patch may set no other.
+fn retain_keys(target: &mut Map<String, Value>, patch: &mut Map<String, Value>) -> Result<(), PatchError> {
+    let Some(keys) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
+    let Value::Array(keys) = keys else { return Err(bad("invalid patch format of retainKeys")) };
+    let listed = |name: &str| keys.iter().any(|key| key == name);
+    let set = patch.iter().filter(|(name, value)| !value.is_null() && !name.starts_with('$'));
+    if set.into_iter().any(|(name, _)| !listed(name)) {
+        return Err(bad("patch content doesn't match retainKeys list"));
+    }
+    target.retain(|name, _| listed(name));
+    Ok(())
+}
+
+fn merge_value(
+    field: Option<Field>,
+    target: &mut Map<String, Value>,
+    name: String,
+    patch: Value,
+) -> Result<(), PatchError> {
+    let inner = field.and_then(element_type);
+    match (target.get_mut(&name), patch) {
+        (_, Value::Null) => {
+            target.remove(&name);
+        }
+        (Some(Value::Object(present)), Value::Object(patch)) => {
+            if field.is_some_and(Field::patch_replaces) {
+                *present = cleaned(inner, patch)?;
+            } else if field.is_some_and(|field| field.shape() == Shape::Map) {
+                merge_entries(inner, present, patch)?;
+            } else {
+                let deleted = patch.get(PATCH) == Some(&Value::from("delete"));
+                merge_map(inner, present, patch)?;
+                if deleted {
+                    target.remove(&name);
+                }
+            }
+        }
+        (Some(Value::Array(present)), Value::Array(patch)) if field.is_some_and(Field::patch_merges) => {
+            match field.and_then(Field::merge_key) {
+                Some(key) => merge_list(inner, key, present, patch)?,
+                None => present.extend(patch),
+            }
+            if field.and_then(Field::merge_key).is_none() {
+                dedupe(present);
+            }
+        }
+        (Some(_), Value::Array(patch)) | (None, Value::Array(patch)) => {
+            let mut fresh = Vec::new();
+            match field.filter(|field| field.patch_merges()).and_then(Field::merge_key) {
+                Some(key) => merge_list(inner, key, &mut fresh, patch)?,
+                None => fresh = patch.into_iter().map(|item| cleaned_value(inner, item)).collect::<Result<_, _>>()?,
+            }
+            target.insert(name, Value::Array(fresh));
+        }
+        (_, Value::Object(patch)) => {
+            if patch.get(PATCH) == Some(&Value::from("delete")) {
+                target.remove(&name);
+            } else {
+                target.insert(name, Value::Object(cleaned(inner, patch)?));
+            }
+        }
+        (_, patch) => {
+            target.insert(name, patch);
+        }
+    }
+    Ok(())
+}
+
+/// A map from strings: its keys are not fields, its values may be objects.
+fn merge_entries(
+    inner: Option<TypeId>,
+    target: &mut Map<String, Value>,
+    mut patch: Map<String, Value>,
+) -> Result<(), PatchError> {
+    match patch.remove(PATCH).as_ref().and_then(Value::as_str) {
+        Some("replace") => target.clear(),
+        Some("delete") => {
+            target.clear();
+            return Ok(());
+        }
+        _ => {}
+    }
+    for (key, value) in patch {
+        match (target.get_mut(&key), value) {
+            (_, Value::Null) => {
+                target.remove(&key);
+            }
+            (Some(Value::Object(present)), Value::Object(patch)) => merge_map(inner, present, patch)?,
+            (_, value) => {
+                target.insert(key, cleaned_value(inner, value)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn element_type(field: Field) -> Option<TypeId> {
+    match field.element() {
+        Element::Object(inner) => Some(inner),
+        Element::Scalar(_) => None,
+    }
+}
+
+/// A patch where there is nothing to patch: directives and nulls go.
+fn cleaned(kind: Option<TypeId>, patch: Map<String, Value>) -> Result<Map<String, Value>, PatchError> {
+    let mut fresh = Map::new();
+    merge_map(kind, &mut fresh, patch)?;
+    Ok(fresh)
+}
+
+fn cleaned_value(kind: Option<TypeId>, patch: Value) -> Result<Value, PatchError> {
+    match patch {
+        Value::Object(patch) => cleaned(kind, patch).map(Value::Object),
+        other => Ok(other),
+    }
+}
+
+fn dedupe(items: &mut Vec<Value>) {
+    let mut seen: Vec<Value> = Vec::with_capacity(items.len());
+    for item in items.drain(..) {
+        if !seen.contains(&item) {
+            seen.push(item);
+        }
+    }
+    *items = seen;
+}
+
+fn merge_list(inner: Option<TypeId>, key: &str, target: &mut Vec<Value>, patch: Vec<Value>) -> Result<(), PatchError> {
+    let mut plain = Vec::new();
+    for item in patch {
+        let Value::Object(item) = item else {
+            return Err(bad("invalid JSON document"));
+        };
+        let directive = item.get(PATCH).map(|directive| directive.as_str().unwrap_or_default().to_owned());
+        match directive.as_deref() {
+            None => plain.push(item),
+            Some("replace") => target.clear(),
+            Some("delete") => {
+                let wanted = item.get(key).ok_or_else(|| no_key(&item, key))?.clone();
+                target.retain(|present| present.get(key) != Some(&wanted));
+            }
+            Some("merge") => {
+                return Err(bad("merging lists cannot yet be specified in the patch"));
+            }
+            Some(other) => {
+                return Err(bad(format!("unknown patch type: {other} in map: {}", Value::Object(item))));
+            }
+        }
+    }
+    for item in plain {
+        let wanted = item.get(key).ok_or_else(|| no_key(&item, key))?;
+        match target.iter_mut().find(|present| present.get(key) == Some(wanted)) {
+            Some(Value::Object(present)) => merge_map(inner, present, item)?,
+            _ => target.push(Value::Object(cleaned(inner, item)?)),
+        }
+    }
+    Ok(())
+}
+
+fn no_key(item: &Map<String, Value>, key: &str) -> PatchError {
+    let shown: Vec<String> = item
+        .iter()
+        .map(|(name, value)| match value {
+            Value::String(text) => format!("{name}:{text}"),
+            other => format!("{name}:{other}"),
+        })
+        .collect();
+    PatchError::Unprocessable(format!("map: map[{}] does not contain declared merge key: {key}", shown.join(" ")))
+}
+
+/// Puts patched and listed items in the order that the patch gives; items that only the server has keep their places
+/// relative to those that it knew before.
+fn reorder(key: Option<&str>, items: &mut Vec<Value>, order: &[Value], patched: &[Value]) {
+    let identity = |item: &Value| key.and_then(|key| item.get(key)).unwrap_or(item).clone();
+    let server: Vec<Value> = items.iter().map(identity).collect();
+    let order: Vec<Value> = order.iter().map(identity).collect();
+    let known = |id: &Value| order.contains(id) || patched.iter().any(|item| identity(item) == *id);
+    let (mut ordered, mut own): (Vec<Value>, Vec<Value>) = items.drain(..).partition(|item| known(&identity(item)));
+    ordered.sort_by_key(|item| order.iter().position(|id| *id == identity(item)).unwrap_or(usize::MAX));
+    let place = |item: &Value| server.iter().position(|id| *id == identity(item));
+    own.reverse();
+    ordered.reverse();
+    while let (Some(left), Some(right)) = (ordered.last(), own.last()) {
+        // An item that the patch appended has no place on the server before it, so the server's own go first.
+        let appended = patched.iter().any(|item| identity(item) == identity(left)) && place(left) > place(right);
+        let left_first = !appended && place(left) < place(right);
+        let next = if left_first { ordered.pop() } else { own.pop() };
+        items.extend(next);
+    }
+    items.extend(ordered.into_iter().rev());
+    items.extend(own.into_iter().rev());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::lookup;
+    use serde_json::json;
+
+    fn deployment(target: Value, patch: Value) -> Result<Value, PatchError> {
+        let mut target = target.as_object().unwrap().clone();
+        let kind = lookup("apps", "v1", "Deployment").unwrap();
+        strategic_merge_patch(kind, &mut target, patch.as_object().unwrap())?;
+        Ok(Value::Object(target))
+    }
+
+    fn pod(spec: Value, patch: Value) -> Value {
+        let mut target = json!({"spec": spec}).as_object().unwrap().clone();
+        let kind = lookup("", "v1", "Pod").unwrap();
+        strategic_merge_patch(kind, &mut target, json!({"spec": patch}).as_object().unwrap()).unwrap();
+        target["spec"].clone()
+    }
+
+    #[test]
+    fn lists_merge_by_key() {
+        let spec = json!({"containers": [{"name": "a", "image": "1", "args": ["x"]}, {"name": "b"}], "nodeSelector": {"x": "y", "z": "1"}});
+        let patch = json!({"containers": [{"name": "a", "image": "2", "args": ["y"], "env": [{"name": "E", "value": "1"}]}, {"name": "c"}], "nodeSelector": {"x": null}});
+        assert_eq!(
+            pod(spec, patch),
+            json!({"containers": [{"name": "a", "image": "2", "args": ["y"], "env": [{"name": "E", "value": "1"}]}, {"name": "b"}, {"name": "c"}],
+                "nodeSelector": {"z": "1"}})
+        );
+    }
+
+    #[test]
+    fn directives() {
+        let spec = json!({"containers": [{"name": "a"}, {"name": "b"}], "securityContext": {"runAsUser": 1}});
+        let patch = json!({"containers": [{"name": "a", "$patch": "delete"}, {"name": "c", "env": [{"name": "x", "value": null}]}],
+            "securityContext": {"$patch": "replace", "fsGroup": 2}});
+        assert_eq!(
+            pod(spec.clone(), patch),
+            json!({"containers": [{"name": "b"}, {"name": "c", "env": [{"name": "x"}]}], "securityContext": {"fsGroup": 2}})
+        );
+        let patch = json!({"containers": [{"$patch": "replace"}, {"name": "z"}]});
+        assert_eq!(pod(spec, patch)["containers"], json!([{"name": "z"}]));
+        let error =
+            deployment(json!({"spec": {}}), json!({"spec": {"template": {"spec": {"containers": [{"image": "a"}]}}}}));
+        assert_eq!(error.unwrap_err().to_string(), "map: map[image:a] does not contain declared merge key: name");
+        let error = deployment(json!({}), json!({"spec": {"$patch": "nope"}})).unwrap_err();
+        assert!(error.to_string().starts_with("unknown patch type: nope in map: "));
+    }
+
+    #[test]
+    fn retain_keys_drops_the_rest() {
+        let target = json!({"spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}}});
+        let patch = json!({"spec": {"strategy": {"$retainKeys": ["type"], "type": "Recreate"}}});
+        assert_eq!(deployment(target, patch).unwrap(), json!({"spec": {"strategy": {"type": "Recreate"}}}));
+        let spec = json!({"volumes": [{"name": "v", "emptyDir": {}}]});
+        let patch =
+            json!({"volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"], "hostPath": {"path": "/x"}}]});
+        assert_eq!(pod(spec, patch), json!({"volumes": [{"name": "v", "hostPath": {"path": "/x"}}]}));
+    }
+
+    #[test]
+    fn orders_and_primitive_lists() {
+        let spec = json!({"containers": [{"name": "a"}, {"name": "b"}, {"name": "server"}]});
+        let patch = json!({"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}, {"name": "new"}], "containers": [{"name": "new"}]});
+        let names: Vec<Value> =
+            pod(spec, patch)["containers"].as_array().unwrap().iter().map(|item| item["name"].clone()).collect();
+        assert_eq!(names, ["b", "a", "server", "new"]);
+        let mut target = json!({"metadata": {"finalizers": ["a", "b"]}}).as_object().unwrap().clone();
+        let kind = lookup("", "v1", "Pod").unwrap();
+        let patch = json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"], "$setElementOrder/finalizers": ["c", "b"], "finalizers": ["c"]}});
+        strategic_merge_patch(kind, &mut target, patch.as_object().unwrap()).unwrap();
+        assert_eq!(target["metadata"]["finalizers"], json!(["c", "b"]));
+    }
+}
