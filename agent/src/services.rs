@@ -27,6 +27,8 @@ mod skeleton;
 mod statement;
 mod unit;
 
+#[cfg(test)]
+pub(crate) use index::Collection;
 pub use index::{Endpoint, Index, Service, ServicePort};
 pub use proxy::{Error, Options, Proxy};
 pub(crate) use proxy::{chain, remove_table};

@@ -107,6 +107,8 @@ pub struct Index {
     changed: BTreeSet<Key>,
     /// What a list that is running has named so far.
     listing: [Option<BTreeSet<Key>>; 2],
+    /// Which lists have been read to their end once.
+    listed: [bool; 2],
 }
 
 impl Index {
@@ -120,6 +122,12 @@ impl Index {
     #[must_use]
     pub fn service(&self, namespace: &str, name: &str) -> Option<&Service> {
         self.services.get(format!("{namespace}/{name}").as_str()).map(Arc::as_ref)
+    }
+
+    /// Whether both lists have been read once: what is not there then does not exist.
+    #[must_use]
+    pub fn is_listed(&self) -> bool {
+        self.listed == [true; 2]
     }
 
     /// Whether any service lives in the namespace.
@@ -176,6 +184,7 @@ impl Index {
 
     /// A list is complete.
     pub(crate) fn list_ends(&mut self, of: Collection) {
+        self.listed[of as usize] = true;
         let Some(seen) = self.listing[of as usize].take() else { return };
         let known: Vec<Key> = match of {
             Collection::Services => self.services.keys().filter(|key| !seen.contains(*key)).cloned().collect(),

@@ -71,8 +71,6 @@ struct State {
     /// Host ports by sandbox.
     host_ports: BTreeMap<String, (Vec<IpAddr>, Vec<HostPort>)>,
     changed_sandboxes: BTreeSet<String>,
-    /// Both lists have been read once; until then a table of an earlier run stays as it is.
-    listed: [bool; 2],
     /// What stands in the kernel; none when the table has to be replaced whole.
     programmed: Option<Programmed>,
     own_generations: VecDeque<u32>,
@@ -108,7 +106,6 @@ impl Proxy {
             facts,
             host_ports: BTreeMap::new(),
             changed_sandboxes: BTreeSet::new(),
-            listed: [false; 2],
             programmed: None,
             own_generations: VecDeque::new(),
         };
@@ -152,7 +149,6 @@ impl Proxy {
     pub fn list_ends(&self, kind: &str) {
         if let Some(of) = collection(kind) {
             self.write_index().list_ends(of);
-            self.state().listed[of as usize] = true;
         }
     }
 
@@ -229,7 +225,8 @@ impl Proxy {
     /// Returns where UDP flows must no longer go.
     fn program(&self, state: &mut State) -> Result<BTreeSet<SocketAddr>, NetlinkError> {
         let socket = Socket::netfilter()?;
-        if state.programmed.is_none() && state.listed != [true; 2] && socket.has_table(&self.0.table)? {
+        // Until both lists have been read a table of an earlier run is better than what we know.
+        if state.programmed.is_none() && !self.write_index().is_listed() && socket.has_table(&self.0.table)? {
             return Ok(BTreeSet::new());
         }
         if state.programmed.as_ref().is_none_or(|programmed| programmed.contested) {
