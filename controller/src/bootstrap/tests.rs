@@ -168,6 +168,46 @@ async fn aggregated_roles_are_whole_from_the_start() {
     assert!(role("view") > 5 && role("edit") > role("view") && role("admin") > role("edit"));
 }
 
+/// The real engine over a store in memory, with the real authoriser.
+async fn engine() -> (bramble_store::Store, Authorizer, impl Fn(Identity) -> Client) {
+    let store = bramble_store::Store::open(bramble_store::Config::memory()).unwrap();
+    let clock = || std::time::Duration::from_secs(1_800_000_000);
+    let ranges = crate::registry::ServiceRanges::default();
+    let registry =
+        Arc::new(crate::registry::Registry::new(store.clone(), crate::kinds::Kinds::builtin(), clock, ranges));
+    let authorizer = Authorizer::new();
+    authorizer.follow(&store).await.unwrap();
+    let api = Arc::new(crate::api::Api::new(registry, authorizer.clone(), clock, "192.0.2.7:6443"));
+    (store, authorizer, move |identity| Client::new(Arc::new(crate::api::InProcess::new(api.clone(), identity))))
+}
+
+#[tokio::test]
+async fn the_real_engine_takes_the_whole_set_and_then_holds_by_it() {
+    let (store, authorizer, client) = engine().await;
+    let root = client(Identity::user("system:apiserver", &["system:masters"]));
+    ensure(&root, &facts()).await.unwrap();
+    let after_first = store.revision();
+    ensure(&root, &facts()).await.unwrap();
+    assert_eq!(store.revision(), after_first);
+
+    let pods = crate::client::Resource::new("", "v1", "pods");
+    let controller = Identity::controller("replicaset");
+    let list = Attributes { verb: "list".into(), resource: "pods".into(), ..Attributes::default() };
+    while !authorizer.authorize(&controller, &list).is_allowed() {
+        tokio::task::yield_now().await;
+    }
+    let options = crate::client::ListOptions::default();
+    assert_eq!(client(controller).list(&pods, None, &options).await.unwrap().items.len(), 0);
+    let refused = client(Identity::user("ann", &[])).list(&pods, Some("default"), &options).await.unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "pods is forbidden: User \"ann\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\""
+    );
+    let services = crate::client::Resource::new("", "v1", "services");
+    let dns = root.get(&services, Some("kube-system"), "kube-dns").await.unwrap();
+    assert_eq!(dns["spec"]["clusterIP"], "10.43.0.10");
+}
+
 #[tokio::test]
 async fn tokens_are_made_and_revoked_and_keep_their_secret() {
     let server = bootstrapped().await;

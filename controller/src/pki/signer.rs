@@ -144,7 +144,8 @@ mod tests {
         let node = "system:node:pi-1";
         let dns = [AltName::Dns("pi-1".into())];
         let mail = [AltName::Dns("pi-1".into()), AltName::Email("a@b".into())];
-        let table: &[(&str, Request, &[&str], Result<(), &str>)] = &[
+        type Case<'a> = (&'a str, Request, &'a [&'a str], Result<(), &'a str>);
+        let table: &[Case<'_>] = &[
             (KUBELET_CLIENT, request(node, &["system:nodes"], &[]), &[sign, client], Ok(())),
             (KUBELET_CLIENT, request(node, &["system:nodes"], &[]), &[sign, encipher, client], Ok(())),
             (
