@@ -134,12 +134,24 @@ async fn clients(name: &'static str, store: &Store, clients: usize, writes: usiz
             })
         })
         .collect();
+    let mut watch = store.watch("pods/", store.revision()).unwrap();
+    let watcher = local.spawn_local(async move {
+        for events in 0.. {
+            match watch.next().await {
+                Ok(_) if events + 1 == clients * writes => return format!("{name}: a watcher saw every event"),
+                Ok(_) => {}
+                Err(error) => return format!("{name}: a watcher saw {events} events: {error}"),
+            }
+        }
+        String::new()
+    });
     let mut latencies = Vec::new();
     local
         .run_until(async {
             for task in tasks {
                 latencies.extend(task.await.unwrap());
             }
+            println!("{}", watcher.await.unwrap());
         })
         .await;
     store.flush().await.unwrap();

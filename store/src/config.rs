@@ -35,8 +35,9 @@ impl fmt::Debug for Backend {
 pub struct Config {
     /// Where the records live.
     pub backend: Backend,
-    /// Event history of one resource prefix. A few hundred pods' worth of changes: enough for a client that
-    /// reconnects and for a long chunked list, little enough for a board.
+    /// Event history of one resource prefix: some 150 changes of pods, or a quarter of an hour of ten nodes' leases.
+    /// Enough for a client that reconnects and for a long chunked list, several commits of `group_bytes`, and little
+    /// enough for a board, since an idle cluster's heartbeats fill it sooner or later.
     pub history_bytes_per_resource: usize,
     /// Event history of all resources together; beyond it the largest one forgets first.
     pub history_bytes: usize,
@@ -66,9 +67,9 @@ impl Config {
     pub fn new(backend: Backend) -> Config {
         Config {
             backend,
-            history_bytes_per_resource: 1 << 20,
-            history_bytes: 3 << 20,
-            overlay_bytes: 4 << 20,
+            history_bytes_per_resource: 768 << 10,
+            history_bytes: 2 << 20,
+            overlay_bytes: 2 << 20,
             deferred_max_delay: Duration::from_secs(2),
             revision_block: 1 << 20,
             queue_writes: 1024,

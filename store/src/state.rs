@@ -105,14 +105,6 @@ impl State {
         }
     }
 
-    /// The published state of a key.
-    pub(crate) fn current(&self, key: &str) -> Result<Current, BackingError> {
-        if let Some(held) = self.overlay.get(key) {
-            return Ok(held.version.clone().map_or(Current::Absent, Current::Version));
-        }
-        read(&*self.snapshot, &self.shown, key)
-    }
-
     /// The ring of a resource; it begins where this boot began.
     pub(crate) fn resource(&mut self, name: &str) -> &mut Resource {
         if !self.resources.contains_key(name) {

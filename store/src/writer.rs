@@ -14,9 +14,9 @@ use tokio::sync::oneshot;
 use crate::backend::{Backing, BackingError, Commit, Meta, Snapshot};
 use crate::error::WriteError;
 use crate::history::{Event, EventKind};
-use crate::record::{Revision, Version};
-use crate::stage::{Current, Pending, Stage, evaluate};
-use crate::state::{Publication, State};
+use crate::record::Revision;
+use crate::stage::{Current, Stage, evaluate};
+use crate::state::{Publication, read};
 use crate::store::Shared;
 use crate::write::{Change, Durability, Write, resource};
 
@@ -194,8 +194,8 @@ impl Writer {
             return Ok(Revision(0));
         };
         let revision = Revision(self.assigned + 1);
+        let events = evaluate(batch, revision, |key| current(&group.stage, &self.shared, key))?;
         let mut state = self.shared.state();
-        let events = evaluate(batch, revision, |key| current(&group.stage, &state, key))?;
         if *floor > Durability::Volatile {
             // What is gone already must stay away as surely as if it went now.
             for write in batch.iter().filter(|write| !events.iter().any(|event| *event.key == *write.key)) {
@@ -349,13 +349,18 @@ fn grows(event: &Event) -> bool {
     event.kind == EventKind::Put && event.value.len() > old
 }
 
-/// A key's newest state: staged, else published.
-fn current(stage: &Stage, state: &State, key: &str) -> Result<Current, WriteError> {
-    match stage.pending.get(key) {
-        Some(Pending { version: Some(Version { revision, value }), .. }) => {
-            Ok(Current::Version(Version { revision: *revision, value: value.clone() }))
-        }
-        Some(Pending { version: None, .. }) => Ok(Current::Absent),
-        None => state.current(key).map_err(|error| WriteError::Backend { reason: error.to_string() }),
+/// A key's newest state: staged, else published. Only the writer changes it, so that readers need not wait while the
+/// disk is asked.
+fn current(stage: &Stage, shared: &Shared, key: &str) -> Result<Current, WriteError> {
+    if let Some(pending) = stage.pending.get(key) {
+        return Ok(pending.version.clone().map_or(Current::Absent, Current::Version));
     }
+    let (snapshot, shown) = {
+        let state = shared.state();
+        if let Some(held) = state.overlay.get(key) {
+            return Ok(held.version.clone().map_or(Current::Absent, Current::Version));
+        }
+        (state.snapshot.clone(), state.shown.clone())
+    };
+    read(&*snapshot, &shown, key).map_err(|error| WriteError::Backend { reason: error.to_string() })
 }
