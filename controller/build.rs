@@ -83,7 +83,11 @@ fn main() {
     let source = std::fs::read_to_string(SOURCE).expect("the schema table is in the repository");
     let types = parse(&source);
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("schema_table.rs");
-    std::fs::write(out, render(&types)).expect("OUT_DIR is writable");
+    // FNV-1a: it names the OpenAPI documents, which change with the table.
+    let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = source.bytes().fold(0xcbf2_9ce4_8422_2325, fnv);
+    let text = format!("{}static SOURCE_HASH: u64 = {hash};\n", render(&types));
+    std::fs::write(out, text).expect("OUT_DIR is writable");
 }
 
 fn parse(source: &str) -> BTreeMap<String, Type> {

@@ -7,6 +7,7 @@ pub mod conform;
 pub mod defaults;
 pub mod field_error;
 pub mod names;
+pub mod openapi;
 pub mod patch;
 pub mod protobuf;
 pub mod quantity;

@@ -345,6 +345,11 @@ impl Field {
     }
 }
 
+/// A hash of the table's source.
+pub fn source_hash() -> u64 {
+    SOURCE_HASH
+}
+
 /// The bytes of read-only data that the table takes.
 pub fn size() -> usize {
     size_of_val(&TYPES)
