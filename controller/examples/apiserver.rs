@@ -1,9 +1,21 @@
-//! An API server over a store in RAM for trying clients against; everybody is `system:masters`.
-//! `cargo run -p bramble-controller --example apiserver -- 127.0.0.1:16443 <dir>` and use `<dir>/admin.kubeconfig`.
+//! A control plane without an agent, for trying clients against:
+//! `cargo run -p bramble-controller --example apiserver -- <data dir> [address]`, then use `<data dir>/admin.kubeconfig`.
 
-fn main() {
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use bramble_controller::serve::{Options, run};
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let address = args.next().unwrap_or("127.0.0.1:16443".into());
-    let dir = args.next().expect("a directory for keys");
-    bramble_controller::serve::try_out(&address, std::path::Path::new(&dir));
+    let data_dir = PathBuf::from(args.next().ok_or("a data directory is needed")?);
+    let address: SocketAddr = args.next().unwrap_or_else(|| "127.0.0.1:16443".to_owned()).parse()?;
+    let options = Options {
+        listen: vec![address],
+        join_file: Some(data_dir.join("join")),
+        ..Options::new(data_dir, address.ip(), "example")
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(run(options, |ready| println!("serving; KUBECONFIG={}", ready.kubeconfig.display())))?;
+    Ok(())
 }

@@ -4,6 +4,7 @@
 //! client's form. It knows no kind by name: rows say what is served.
 
 mod answer;
+mod below;
 mod body;
 mod decode;
 mod discovery;
@@ -14,9 +15,11 @@ mod negotiate;
 mod objects;
 mod path;
 mod query;
+mod reviews;
 mod table;
 mod watches;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +27,8 @@ use bytes::Bytes;
 use http::Method;
 use http_body_util::combinators::UnsyncBoxBody;
 
-use crate::authz::{self, Attributes, Authorizer};
+use crate::authn::{Authenticator, answer as refusal, impersonation};
+use crate::authz::{Attributes, Authorizer};
 use crate::identity::Identity;
 use crate::registry::Registry;
 use crate::registry::status::{Answer, ApiError};
@@ -42,9 +46,10 @@ pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 pub struct Api {
     registry: Arc<Registry>,
     authorizer: Authorizer,
+    authenticator: Option<Authenticator>,
     readiness: Readiness,
     clock: fn() -> Duration,
-    address: String,
+    advertised: SocketAddr,
 }
 
 /// One request on its way.
@@ -57,9 +62,15 @@ struct Request {
 }
 
 impl Api {
-    /// An API over a registry. `address` is the advertised `host:port`.
-    pub fn new(registry: Arc<Registry>, authorizer: Authorizer, clock: fn() -> Duration, address: &str) -> Self {
-        Self { registry, authorizer, readiness: Readiness::default(), clock, address: address.to_owned() }
+    /// An API over a registry. Without an authenticator there are no tokens.
+    pub fn new(
+        registry: Arc<Registry>,
+        authorizer: Authorizer,
+        authenticator: Option<Authenticator>,
+        clock: fn() -> Duration,
+        advertised: SocketAddr,
+    ) -> Self {
+        Self { registry, authorizer, authenticator, readiness: Readiness::default(), clock, advertised }
     }
 
     /// The registry behind it.
@@ -76,6 +87,10 @@ impl Api {
     pub async fn handle(self: &Arc<Self>, identity: Identity, request: http::Request<Body>) -> http::Response<Body> {
         let (parts, body) = request.into_parts();
         let accept = header(&parts.headers, http::header::ACCEPT).to_owned();
+        let identity = match self.impersonate(identity, &parts.headers) {
+            Ok(identity) => identity,
+            Err(error) => return refuse(&error),
+        };
         let request = Request {
             identity,
             method: parts.method,
@@ -109,21 +124,19 @@ impl Api {
         }
     }
 
+    /// Who asks, or whom they may and want to act as.
+    fn impersonate(&self, identity: Identity, headers: &http::HeaderMap) -> Answer<Identity> {
+        let wanted = impersonation::apply(headers, &identity, &self.authorizer);
+        let wanted = wanted.map_err(|refused| refusal::impersonation(&identity, refused))?;
+        Ok(wanted.unwrap_or(identity))
+    }
+
     fn allow(&self, request: &Request, attributes: &Attributes) -> Answer<()> {
         let decision = self.authorizer.authorize(&request.identity, attributes);
         if decision.is_allowed() {
             return Ok(());
         }
-        let message = authz::forbidden_message(&request.identity, attributes, decision.reason());
-        let mut error = ApiError::new(403, "Forbidden", message);
-        for (field, value) in
-            [("name", &attributes.name), ("group", &attributes.api_group), ("kind", &attributes.resource)]
-        {
-            if !value.is_empty() {
-                error.details.insert(field.to_owned(), value.as_str().into());
-            }
-        }
-        Err(error)
+        Err(refusal::forbidden(&request.identity, attributes, decision.reason()))
     }
 
     /// Discovery, health, version: everything that is no resource.
@@ -139,7 +152,11 @@ impl Api {
                 if let Some(version) = discovery::aggregated_version(accept) {
                     return Ok(aggregated(&discovery::aggregated(&kinds, core, version), version));
                 }
-                if core { discovery::legacy_versions(&self.address) } else { discovery::group_list(&kinds) }
+                if core {
+                    discovery::legacy_versions(&self.advertised.to_string())
+                } else {
+                    discovery::group_list(&kinds)
+                }
             }
             Route::Group(name) => discovery::group(&kinds, name).ok_or_else(ApiError::no_such_path)?,
             Route::Resources(group, version) => {

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::object::Object;
+use crate::schema::TypeId;
 
 pub use column::Column;
 pub use strategy::Strategy;
@@ -49,8 +50,8 @@ pub struct Kind {
     pub namespaced: bool,
     /// Whether objects are stored, or answered on the spot.
     pub serving: Serving,
-    /// The name of the kind's definition in the schema table.
-    pub schema: Name,
+    /// The kind's type in the schema table; `None` for kinds without one.
+    pub schema: Option<TypeId>,
     /// What `kubectl get` prints.
     pub columns: Vec<Column>,
     /// The cells of one object, in the order of the columns; `now` is in seconds since 1970.
@@ -229,7 +230,7 @@ impl Kind {
             categories: Vec::new(),
             namespaced: true,
             serving: Serving::Stored,
-            schema: Cow::Owned(schema_name(group, version, kind)),
+            schema: crate::schema::lookup(group, version, kind),
             columns: column::name_and_age(),
             row: column::name_and_age_row,
             fields: Vec::new(),
@@ -273,15 +274,6 @@ impl Kind {
 /// `v1`, `apps/v1`.
 pub fn api_version(group: &str, version: &str) -> String {
     if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
-}
-
-/// Upstream's definition name: `io.k8s.api.apps.v1.Deployment`.
-fn schema_name(group: &str, version: &str, kind: &str) -> String {
-    let package = match group {
-        "" => "core",
-        _ => group.split('.').next().unwrap_or_default(),
-    };
-    format!("io.k8s.api.{package}.{version}.{kind}")
 }
 
 /// The table: rows in the order of discovery.

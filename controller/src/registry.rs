@@ -27,6 +27,7 @@ use std::time::Duration;
 use bramble_store::{Durability, ReadError, Record, Revision, Store, Write, WriteError};
 use bytes::Bytes;
 
+use crate::authz::Authorizer;
 use crate::identity::Identity;
 pub use crate::kinds::strategy::Part;
 use crate::kinds::{Kind, Kinds};
@@ -49,6 +50,7 @@ pub struct Registry {
     kinds: RwLock<Arc<Kinds>>,
     clock: Clock,
     ranges: ServiceRanges,
+    authorizer: Authorizer,
     events: expiry::Expiry,
 }
 
@@ -88,6 +90,8 @@ pub struct Call {
     pub force: bool,
     /// What to do about unknown fields.
     pub field_validation: FieldValidation,
+    /// `duplicate field "a.b"`, as the reader of the body found them.
+    pub duplicates: Vec<String>,
     /// Collected for the `Warning` headers of the answer.
     pub warnings: Vec<String>,
 }
@@ -122,9 +126,16 @@ impl Target {
 }
 
 impl Registry {
-    /// A registry over a store.
-    pub fn new(store: Store, kinds: Kinds, clock: Clock, ranges: ServiceRanges) -> Self {
-        Self { store, kinds: RwLock::new(Arc::new(kinds)), clock, ranges, events: expiry::Expiry::default() }
+    /// A registry over a store. The authoriser is asked for rights that no verb says: `approve`, `escalate`, `bind`.
+    pub fn new(store: Store, kinds: Kinds, clock: Clock, ranges: ServiceRanges, authorizer: Authorizer) -> Self {
+        Self {
+            store,
+            kinds: RwLock::new(Arc::new(kinds)),
+            clock,
+            ranges,
+            authorizer,
+            events: expiry::Expiry::default(),
+        }
     }
 
     /// The kind table as it stands.

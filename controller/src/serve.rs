@@ -2,22 +2,269 @@
 
 pub(crate) mod listener;
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::api::{Api, Body};
+use bramble_store::Store;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::api::{Api, Body, InProcess};
+use crate::authn::tokens::Tokens;
 use crate::authn::{Authenticator, PeerCertificate};
+use crate::authz::Authorizer;
+use crate::bootstrap::{self, Facts};
+use crate::client::{Client, ClientError};
+use crate::controllers;
+use crate::identity::Identity;
+use crate::kinds::Kinds;
+use crate::pki::tls::ServingNames;
+use crate::pki::{self, Pki, PkiError};
 use crate::registry::status::ApiError;
+use crate::registry::{Registry, ServiceRanges};
+
+/// How long the token in the join file is good for: the agent beside us takes it at once.
+const JOIN_TOKEN_S: i64 = 24 * 3600;
+
+/// What a control plane is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where the store and the keys lie; made when it is missing.
+    pub data_dir: PathBuf,
+    /// Addresses to listen on; at least one.
+    pub listen: Vec<SocketAddr>,
+    /// The address that nodes and pods reach this server by; never loopback. The port is that of the first listener.
+    pub advertise_address: IpAddr,
+    /// This board's name, for the serving certificate.
+    pub node_name: String,
+    /// Service addresses: network and prefix length.
+    pub service_cidr: (Ipv4Addr, u8),
+    /// Pod addresses, such as `10.42.0.0/16`; each node gets a /24.
+    pub cluster_cidr: String,
+    /// `cluster.local`.
+    pub cluster_domain: String,
+    /// Node ports.
+    pub node_port_range: RangeInclusive<u16>,
+    /// Where a one-time token and the CA's pin are written (0600) for the agent beside us.
+    pub join_file: Option<PathBuf>,
+}
+
+impl Options {
+    /// The usual cluster with everything under a directory, listening on every address.
+    pub fn new(data_dir: PathBuf, advertise_address: IpAddr, node_name: &str) -> Self {
+        Self {
+            data_dir,
+            listen: vec![SocketAddr::from(([0, 0, 0, 0], 6443))],
+            advertise_address,
+            node_name: node_name.to_owned(),
+            service_cidr: (Ipv4Addr::new(10, 43, 0, 0), 16),
+            cluster_cidr: "10.42.0.0/16".to_owned(),
+            cluster_domain: "cluster.local".to_owned(),
+            node_port_range: 30_000..=32_767,
+            join_file: None,
+        }
+    }
+
+    fn ranges(&self) -> ServiceRanges {
+        let (network, prefix) = self.service_cidr;
+        ServiceRanges { network, prefix, ports: self.node_port_range.clone() }
+    }
+}
+
+/// What a control plane tells when it serves.
+#[derive(Clone, Debug)]
+pub struct Ready {
+    /// The administrator's kubeconfig.
+    pub kubeconfig: PathBuf,
+    /// The CA's pin, for boards that join.
+    pub pin: String,
+    /// A client with all rights, in this process.
+    pub admin: AdminClient,
+}
+
+/// A client in `system:masters`.
+#[derive(Clone)]
+pub struct AdminClient(pub Client);
+
+impl std::fmt::Debug for AdminClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AdminClient")
+    }
+}
+
+/// Why a control plane does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The data directory cannot be made.
+    #[error("cannot make {}", path.display())]
+    DataDir {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The store cannot be opened.
+    #[error("cannot open the store")]
+    Store(#[from] bramble_store::OpenError),
+    /// The store cannot be read.
+    #[error("cannot read the store")]
+    Read(#[from] bramble_store::ReadError),
+    /// Keys or certificates.
+    #[error("keys and certificates")]
+    Pki(#[from] PkiError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The first objects cannot be made.
+    #[error("cannot make the objects that a cluster starts with")]
+    Bootstrap(#[from] ClientError),
+    /// No token for the agent beside us.
+    #[error("cannot make a join token")]
+    Token(#[from] bootstrap::tokens::TokenError),
+    /// No address to listen on was given.
+    #[error("no address to listen on")]
+    NoListener,
+}
 
 /// Time since 1970 by the system's clock; the one place of the control plane that asks it.
 pub fn wall_clock() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+fn now() -> i64 {
+    i64::try_from(wall_clock().as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Runs a control plane until it fails or the future is dropped; `ready` is called once when it serves.
+pub async fn run(options: Options, ready: impl FnOnce(Ready)) -> Result<(), ServeError> {
+    let make = |source| ServeError::DataDir { path: options.data_dir.clone(), source };
+    std::fs::create_dir_all(&options.data_dir).map_err(make)?;
+    let listeners = bind(&options).await?;
+    let port = options.listen.first().ok_or(ServeError::NoListener)?.port();
+    let advertised = SocketAddr::new(options.advertise_address, port);
+    let store = Store::open(bramble_store::Config::redb(options.data_dir.join("store.redb")))?;
+    let pki = Arc::new(Pki::open(&options.data_dir, now())?);
+    let front = Arc::new(assemble(&options, &pki, store.clone(), advertised)?);
+    front.authorizer.follow(&store).await?;
+
+    let mut tasks = JoinSet::new();
+    let registry = front.api.registry().clone();
+    tasks.spawn(async move { registry.expire_events().await });
+    let admin = front.client("system:apiserver");
+    let first = options.ranges();
+    let facts = Facts {
+        advertised,
+        api_service: first.address(1).into(),
+        dns_service: first.address(10).into(),
+        authority_pem: pki.authority.certificate_pem().to_owned(),
+    };
+    bootstrap::ensure(&admin, &facts).await?;
+    write_files(&options, &pki, &admin, advertised).await?;
+
+    let names = [advertised.ip()];
+    let names = ServingNames::new(&options.node_name, &names, first.address(1).into(), &options.cluster_domain);
+    let tls = pki.server_config(&names, now())?;
+    for listener in listeners {
+        tasks.spawn(listener::listen(listener, tls.clone(), front.clone()));
+    }
+    let (_running, shutdown) = tokio::sync::watch::channel(false);
+    start_controllers(&mut tasks, &options, &front, &pki, &shutdown);
+    front.api.readiness().set("poststarthook/bramble-bootstrap", true);
+    ready(Ready {
+        kubeconfig: options.data_dir.join("admin.kubeconfig"),
+        pin: pki.authority.pin(),
+        admin: AdminClient(admin),
+    });
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
+
+async fn bind(options: &Options) -> Result<Vec<TcpListener>, ServeError> {
+    let mut listeners = Vec::new();
+    for address in &options.listen {
+        let listener = TcpListener::bind(address).await;
+        listeners.push(listener.map_err(|source| ServeError::Listen { address: *address, source })?);
+    }
+    Ok(listeners)
+}
+
+fn assemble(options: &Options, pki: &Pki, store: Store, advertised: SocketAddr) -> Result<Front, ServeError> {
+    let tokens = Tokens::new(pki, &options.cluster_domain);
+    let authenticator = Authenticator::new(store.clone(), pki.client_trust()?, tokens, wall_clock);
+    let authorizer = Authorizer::new();
+    let registry = Registry::new(store, Kinds::builtin(), wall_clock, options.ranges(), authorizer.clone());
+    let api = Api::new(Arc::new(registry), authorizer.clone(), Some(authenticator.clone()), wall_clock, advertised);
+    Ok(Front { api: Arc::new(api), authenticator, authorizer })
+}
+
+/// The administrator's kubeconfig, and what the agent beside us joins with: the token and the pin, a line each.
+async fn write_files(options: &Options, pki: &Pki, admin: &Client, advertised: SocketAddr) -> Result<(), ServeError> {
+    let kubeconfig = pki.admin_kubeconfig(advertised, now())?;
+    pki::write_secret_file(&options.data_dir.join("admin.kubeconfig"), &kubeconfig)?;
+    if let Some(path) = &options.join_file {
+        let token = bootstrap::tokens::create(admin, Some(now() + JOIN_TOKEN_S), "the agent on this board").await?;
+        pki::write_secret_file(path, &format!("{}\n{}\n", token.reveal(), pki.authority.pin()))?;
+    }
+    Ok(())
+}
+
+fn start_controllers(
+    tasks: &mut JoinSet<()>,
+    options: &Options,
+    front: &Arc<Front>,
+    pki: &Arc<Pki>,
+    shutdown: &tokio::sync::watch::Receiver<bool>,
+) {
+    let (signer, issuer) = (pki.clone(), front.authenticator.clone());
+    let settings = controllers::Options {
+        root_ca: pki.authority.certificate_pem().to_owned(),
+        cluster_cidr: options.cluster_cidr.clone(),
+        sign: Arc::new(move |request: &Value, now| signer.authority.sign_object(request, now)),
+        account_token: Arc::new(move |namespace: &str, name: &str, uid: &str, secret: &str| {
+            let token = issuer.tokens().issue_legacy(namespace, (name, uid), secret);
+            token.map(|token| token.reveal().to_owned()).map_err(|error| error.to_string())
+        }),
+    };
+    let (clients, stop) = (front.clone(), shutdown.clone());
+    tasks.spawn(async move {
+        let client = |name: &str| match name {
+            "kube-controller-manager" => clients.client("system:kube-controller-manager"),
+            account => clients.as_identity(Identity::service_account("kube-system", account)),
+        };
+        controllers::run(client, settings, stop).await;
+    });
+}
+
 /// The front door on the wire: authenticates, then hands to the API.
 pub(crate) struct Front {
-    pub(crate) api: Arc<Api>,
-    pub(crate) authenticator: Authenticator,
+    api: Arc<Api>,
+    authenticator: Authenticator,
+    authorizer: Authorizer,
+}
+
+impl Front {
+    /// A client in this process: the API server itself has all rights, a component its own.
+    fn client(&self, name: &str) -> Client {
+        self.as_identity(match name {
+            "system:apiserver" => Identity::user(name, &["system:masters"]),
+            component => Identity::component(component),
+        })
+    }
+
+    fn as_identity(&self, identity: Identity) -> Client {
+        Client::new(Arc::new(InProcess::new(self.api.clone(), identity)))
+    }
 }
 
 impl listener::Handler for Front {
@@ -33,53 +280,5 @@ impl listener::Handler for Front {
                 crate::api::refuse(&ApiError::unauthorized())
             }
         }
-    }
-}
-
-/// Serves an empty cluster from RAM to one trusted user, for trying clients.
-pub fn try_out(address: &str, dir: &std::path::Path) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
-    runtime.block_on(async {
-        let now = i64::try_from(wall_clock().as_secs()).expect("time");
-        let pki = crate::pki::Pki::open(dir, now).expect("pki");
-        let address: std::net::SocketAddr = address.parse().expect("address");
-        let names = crate::pki::tls::ServingNames::new(
-            "node",
-            &[address.ip()],
-            "10.43.0.1".parse().expect("ip"),
-            "cluster.local",
-        );
-        let tls = pki.server_config(&names, now).expect("tls");
-        let config = pki.admin_kubeconfig(address, now).expect("kubeconfig");
-        crate::pki::write_secret_file(&dir.join("admin.kubeconfig"), &config).expect("file");
-        let store = bramble_store::Store::open(bramble_store::Config::memory()).expect("store");
-        let registry =
-            crate::registry::Registry::new(store, crate::kinds::Kinds::builtin(), wall_clock, Default::default());
-        let registry = Arc::new(registry);
-        let api =
-            Arc::new(Api::new(registry.clone(), crate::authz::Authorizer::new(), wall_clock, &address.to_string()));
-        let client = crate::client::Client::new(Arc::new(crate::api::InProcess::new(
-            api.clone(),
-            crate::identity::Identity::user("system:apiserver", &["system:masters"]),
-        )));
-        for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
-            let namespace = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-            client
-                .create(&crate::client::Resource::new("", "v1", "namespaces"), None, &namespace)
-                .await
-                .expect("namespace");
-        }
-        let listener = tokio::net::TcpListener::bind(address).await.expect("listen");
-        listener::listen(listener, tls, Arc::new(Trusting { api })).await;
-    });
-}
-
-struct Trusting {
-    api: Arc<Api>,
-}
-
-impl listener::Handler for Trusting {
-    async fn answer(self: Arc<Self>, request: http::Request<Body>, _: Option<PeerCertificate>) -> http::Response<Body> {
-        self.api.handle(crate::identity::Identity::user("kubernetes-admin", &["system:masters"]), request).await
     }
 }

@@ -44,6 +44,19 @@ pub(super) fn answer(api: &Api, path: &str, query: &Query) -> Answer<http::Respo
         "/healthz" | "/livez" => Ok(report(path, &[("ping", true)], query)),
         "/readyz" => Ok(report(path, &[vec![("ping", true)], api.readiness.all()].concat(), query)),
         "/metrics" => Ok(answer::response(200, "text/plain; version=0.0.4", metrics(api))),
+        "/openid/v1/jwks" => match &api.authenticator {
+            Some(authenticator) => {
+                Ok(answer::response(200, "application/jwk-set+json", authenticator.tokens().jwks().to_string()))
+            }
+            None => Err(ApiError::no_such_path()),
+        },
+        "/.well-known/openid-configuration" => match &api.authenticator {
+            Some(authenticator) => {
+                let document = authenticator.tokens().discovery(api.advertised);
+                Ok(answer::response(200, "application/json", document.to_string()))
+            }
+            None => Err(ApiError::no_such_path()),
+        },
         "" => {
             let kinds = api.registry.kinds();
             let groups = kinds.groups().into_iter().flat_map(|(group, versions)| {

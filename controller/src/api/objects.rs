@@ -11,7 +11,7 @@ use super::path::ResourcePath;
 use super::table::Include;
 use super::watches::{Watching, next_beat};
 use super::{Api, Body, Request, answer, body, decode, lists, watches};
-use crate::kinds::{Serving, Subresource};
+use crate::kinds::{Kind, Serving};
 use crate::object::Object;
 use crate::registry::filter::Filter;
 use crate::registry::status::{self, Answer, ApiError};
@@ -37,8 +37,8 @@ impl Api {
         if !path.name.is_empty() && kind.namespaced && path.namespace.is_empty() {
             return Err(ApiError::no_such_path());
         }
-        if let Serving::Answered(_) = kind.serving {
-            return Err(ApiError::no_such_path());
+        if let Serving::Answered(review) = kind.serving {
+            return self.answered(request, body, target, review).await;
         }
         if !path.subresource.is_empty() {
             let sub = kind.subresource(&path.subresource).ok_or_else(ApiError::no_such_path)?;
@@ -61,7 +61,7 @@ impl Api {
         self.registry.now()
     }
 
-    async fn get(&self, request: &Request, target: &Target) -> Answer<http::Response<Body>> {
+    pub(super) async fn get(&self, request: &Request, target: &Target) -> Answer<http::Response<Body>> {
         let form = request.form()?;
         let written = self.registry.get(target, request.query.resource_version()?).await?;
         answer::object(200, form, &target.kind, &written, request.include(), self.now())
@@ -118,7 +118,7 @@ impl Api {
     async fn create(&self, request: &Request, body: Body, target: &Target) -> Answer<http::Response<Body>> {
         let (form, include) = (request.form()?, request.include());
         let mut call = request.call()?;
-        let object = request.object(body).await?;
+        let object = request.object(body, &target.kind, &mut call).await?;
         if target.kind.namespaced && target.namespace.is_empty() {
             let why = "an empty namespace may not be set during creation";
             return Err(ApiError::bad_request(why));
@@ -138,7 +138,7 @@ impl Api {
     ) -> Answer<http::Response<Body>> {
         let (form, include) = (request.form()?, request.include());
         let mut call = request.call()?;
-        let object = request.object(body).await?;
+        let object = request.object(body, &target.kind, &mut call).await?;
         let written = self.registry.update(&mut call, target, part, object).await?;
         let code = if written.created { 201 } else { 200 };
         let mut response = answer::object(code, form, &target.kind, &written, include, self.now())?;
@@ -196,29 +196,6 @@ impl Api {
         self.registry.delete_collection(&mut call, target, list, &options).await?;
         Ok(answer::value(200, form, &status::deleted(&target.kind, "", "")))
     }
-
-    async fn below(
-        self: &Arc<Self>,
-        request: &Request,
-        body: Body,
-        target: Target,
-        sub: Subresource,
-    ) -> Answer<http::Response<Body>> {
-        let part = match sub {
-            Subresource::Status => Part::Status,
-            Subresource::Finalize => Part::Finalize,
-            Subresource::Approval => Part::Approval,
-            Subresource::EphemeralContainers => Part::EphemeralContainers,
-            Subresource::Resize => Part::Resize,
-            _ => return Err(ApiError::no_such_path()),
-        };
-        match request.method {
-            Method::GET | Method::HEAD => self.get(request, &target).await,
-            Method::PUT => self.put(request, body, &target, part).await,
-            Method::PATCH => self.patch(request, body, &target, part).await,
-            _ => Err(ApiError::method_not_allowed()),
-        }
-    }
 }
 
 impl Request {
@@ -243,15 +220,17 @@ impl Request {
             field_manager: field_manager.to_owned(),
             force: false,
             field_validation: self.query.field_validation()?,
+            duplicates: Vec::new(),
             warnings: Vec::new(),
         })
     }
 
     /// The object in the body.
-    pub(super) async fn object(&self, body: Body) -> Answer<Object> {
-        let content_type = self.content_type().to_owned();
+    pub(super) async fn object(&self, body: Body, kind: &Kind, call: &mut Call) -> Answer<Object> {
         let bytes = body::read(body).await?;
-        decode::object(&content_type, &bytes)
+        let (object, duplicates) = decode::object(self.content_type(), &bytes, kind)?;
+        call.duplicates = duplicates;
+        Ok(object)
     }
 
     pub(super) async fn patch(&self, body: Body) -> Answer<Patch> {
@@ -286,12 +265,11 @@ impl Request {
         if self.query.flag("orphanDependents") {
             found.propagation_policy = "Orphan".to_owned();
         }
-        let content_type = self.content_type().to_owned();
         let bytes = body::read(body).await?;
         if bytes.is_empty() {
             return Ok((found, false));
         }
-        let options = decode::value(&content_type, &bytes)?;
+        let options = decode::value(self.content_type(), &bytes, Some(("v1", "DeleteOptions")))?.value;
         let dry_run = fill_delete_request(&mut found, &options)?;
         Ok((found, dry_run))
     }

@@ -130,7 +130,11 @@ pub(super) fn event_in_group() -> Kind {
             field("type", &["type"]),
         ],
         alias: Some(Alias { group: "", version: "v1", store: to_core, show: from_core }),
-        ..Kind { group: "events.k8s.io".into(), schema: "io.k8s.api.events.v1.Event".into(), ..event() }
+        ..Kind {
+            group: "events.k8s.io".into(),
+            schema: crate::schema::lookup("events.k8s.io", "v1", "Event"),
+            ..event()
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Pure: the rows of Deployments, ReplicaSets and ReplicationControllers.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::column::{age, age_of, name, or_none};
 use super::strategy::{Strategy, drop_status, immutable, keep_status};
@@ -241,6 +241,7 @@ fn replica_row(object: &Object, now: i64) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn hello(spec: Value) -> Object {
         Object::from_value(json!({"metadata": {"name": "hello"}, "spec": spec})).unwrap()

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::admission::{Attributes, Operation};
 use super::{Answer, ApiError, Call, DeleteRequest, Deleted, Part, Registry, Target, Written, record};
 use crate::kinds::column;
 use crate::object::{Object, time};
@@ -89,7 +90,23 @@ impl Registry {
 
     /// Deletes a pod as its eviction asks. (Disruption budgets will be asked here.)
     pub async fn evict(&self, call: &mut Call, target: &Target, request: &DeleteRequest) -> Answer<Deleted> {
+        let pod = self.current(target).await?.object;
+        let attributes =
+            Attributes { identity: &call.identity, target, part: Part::Whole, operation: Operation::Create };
+        self.restrict(&attributes, "eviction", None, None, Some(&pod)).await?;
         self.delete(call, target, request).await
+    }
+
+    /// May this user have a token of that account?
+    pub async fn admit_token(&self, call: &Call, target: &Target, request: &Object) -> Answer<()> {
+        let pod = request.text(&["spec", "boundObjectRef", "name"]);
+        let pod = match request.text(&["spec", "boundObjectRef", "kind"]) {
+            "Pod" => self.lookup("pods", &target.namespace, pod).await?,
+            _ => None,
+        };
+        let attributes =
+            Attributes { identity: &call.identity, target, part: Part::Whole, operation: Operation::Create };
+        self.restrict(&attributes, "token", Some(request), None, pod.as_ref()).await
     }
 }
 

@@ -75,9 +75,8 @@ async fn serve<H: Handler>(
     let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await??;
     let (_, session) = stream.get_ref();
     let h2 = session.alpn_protocol() == Some(b"h2");
-    let peer = session
-        .peer_certificates()
-        .map(|chain| PeerCertificate::new(chain.iter().map(|c| c.clone().into_owned()).collect()));
+    let chain = session.peer_certificates().filter(|chain| !chain.is_empty());
+    let peer = chain.map(|chain| PeerCertificate::new(chain.iter().map(|one| one.clone().into_owned()).collect()));
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (handler, peer) = (handler.clone(), peer.clone());
         async move {
