@@ -203,6 +203,13 @@ async fn the_real_engine_takes_the_whole_set_and_then_holds_by_it() {
         refused.to_string(),
         "pods is forbidden: User \"ann\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\""
     );
+    let first = tokens::replace(&root, Some(1_800_000_600), "up").await.unwrap();
+    tokens::create(&root, None, "by hand").await.unwrap();
+    let second = tokens::replace(&root, Some(1_800_000_600), "up").await.unwrap();
+    let known = tokens::list(&root, 1_800_000_000).await.unwrap();
+    let has = |token: &crate::authn::tokens::Secret| known.iter().any(|info| token.reveal().starts_with(&info.id));
+    assert_eq!((known.len(), has(&first), has(&second)), (2, false, true));
+
     let services = crate::client::Resource::new("", "v1", "services");
     let dns = root.get(&services, Some("kube-system"), "kube-dns").await.unwrap();
     assert_eq!(dns["spec"]["clusterIP"], "10.43.0.10");

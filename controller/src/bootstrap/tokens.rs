@@ -46,6 +46,17 @@ pub async fn create(client: &Client, expires_at: Option<i64>, description: &str)
     Ok(Secret::new(token))
 }
 
+/// As [`create`], and revokes what was made before for the same purpose: the token that `up` hands to the agent beside it.
+pub async fn replace(client: &Client, expires_at: Option<i64>, description: &str) -> Result<Secret, TokenError> {
+    for former in list(client, 0).await?.iter().filter(|token| token.description == description) {
+        match revoke(client, &former.id).await {
+            Err(TokenError::Client(error)) if error.is_not_found() => {}
+            result => result?,
+        }
+    }
+    create(client, expires_at, description).await
+}
+
 /// All tokens. `now` is seconds since 1970.
 pub async fn list(client: &Client, now: i64) -> Result<Vec<TokenInfo>, TokenError> {
     let options = ListOptions { field_selector: format!("type={SECRET_TYPE}"), ..ListOptions::default() };
