@@ -3,6 +3,7 @@
 //! The way of a manifest: [`read`] (bytes to JSON, duplicate fields noticed) or [`protobuf`] (bytes to JSON), [`conform`]
 //! (types checked, unknown fields dropped and reported, canonical values), [`defaults`], [`validate`].
 
+pub mod apply;
 pub mod conform;
 pub mod defaults;
 pub mod field_error;
