@@ -173,11 +173,12 @@ async fn engine() -> (bramble_store::Store, Authorizer, impl Fn(Identity) -> Cli
     let store = bramble_store::Store::open(bramble_store::Config::memory()).unwrap();
     let clock = || std::time::Duration::from_secs(1_800_000_000);
     let ranges = crate::registry::ServiceRanges::default();
-    let registry =
-        Arc::new(crate::registry::Registry::new(store.clone(), crate::kinds::Kinds::builtin(), clock, ranges));
     let authorizer = Authorizer::new();
     authorizer.follow(&store).await.unwrap();
-    let api = Arc::new(crate::api::Api::new(registry, authorizer.clone(), clock, "192.0.2.7:6443"));
+    let kinds = crate::kinds::Kinds::builtin();
+    let registry = crate::registry::Registry::new(store.clone(), kinds, clock, ranges, authorizer.clone());
+    let advertised = facts().advertised;
+    let api = Arc::new(crate::api::Api::new(Arc::new(registry), authorizer.clone(), None, clock, advertised));
     (store, authorizer, move |identity| Client::new(Arc::new(crate::api::InProcess::new(api.clone(), identity))))
 }
 

@@ -122,7 +122,7 @@ mod tests {
         let mut pod = Object::from_value(json!({"spec": {"containers": [{"name": "a"}]}})).unwrap();
         let account = json!({"automountServiceAccountToken": false, "imagePullSecrets": [{"name": "r"}]});
         apply(&mut pod, &Object::from_value(account).unwrap(), "abcde");
-        assert_eq!(pod.items(&["spec", "volumes"]), []);
+        assert!(pod.items(&["spec", "volumes"]).is_empty());
         assert_eq!(pod.items(&["spec", "imagePullSecrets"])[0]["name"], "r");
     }
 }
