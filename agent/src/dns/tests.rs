@@ -43,7 +43,7 @@ fn cluster(proxy: &Proxy) {
     ];
     services.iter().for_each(|object| proxy.apply("Service", object));
     slices.iter().for_each(|object| proxy.apply("EndpointSlice", object));
-    ["Service", "EndpointSlice"].map(|kind| proxy.list_ends(kind));
+    ["Service", "EndpointSlice"].iter().for_each(|kind| proxy.list_ends(kind));
 }
 
 fn zone(domain: &str) -> Zone {
@@ -64,7 +64,8 @@ fn serve(at: &Namespace, address: &str, zone: Zone, index: Arc<std::sync::RwLock
             .unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
-            (udp.set_nonblocking(true).unwrap(), tcp.set_nonblocking(true).unwrap());
+            udp.set_nonblocking(true).unwrap();
+            tcp.set_nonblocking(true).unwrap();
             let waiting = Arc::new(Semaphore::new(64));
             let answerer = Arc::new(Answerer { zone, index, forwarder: Arc::new(forwarder), waiting });
             let udp = Arc::new(UdpSocket::from_std(udp).unwrap());
@@ -87,7 +88,7 @@ impl Setting {
         board.attach(&pod, "asker", &[]);
         // Another server on the LAN, which knows names of its own.
         let mut nothing = Index::new("", "");
-        [Collection::Services, Collection::Slices].map(|of| nothing.list_ends(of));
+        [Collection::Services, Collection::Slices].into_iter().for_each(|of| nothing.list_ends(of));
         let nothing = Arc::new(std::sync::RwLock::new(nothing));
         let elsewhere = Forwarder::fixed(Vec::new());
         serve(&board.lan, &format!("{LAN_IP}:53"), zone("example.test"), nothing, elsewhere);

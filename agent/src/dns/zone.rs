@@ -1,7 +1,7 @@
 //! Pure: what the cluster's own names mean (Kubernetes DNS-Based Service Discovery, version 1.1.0).
 
 use crate::network::Cidr;
-use crate::services::{Endpoint, Index, Service};
+use crate::services::{Endpoint, Index, Service, SlicePort};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The names that this answerer owns.
@@ -224,7 +224,7 @@ fn published<'a>(
     service: &'a Service,
     namespace: &str,
     name: &str,
-) -> impl Iterator<Item = (&'a Endpoint, &'a [(Box<str>, u8, u16)])> {
+) -> impl Iterator<Item = (&'a Endpoint, &'a [SlicePort])> {
     index.endpoints(namespace, name).filter(|(endpoint, _)| endpoint.ready || service.publish_not_ready)
 }
 

@@ -170,6 +170,7 @@ impl Type {
     }
 
     /// How nft writes it.
+    #[cfg(test)]
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Verdict => "verdict",

@@ -282,7 +282,7 @@ fn smallest_mtu(socket: &Socket, instance: &Instance) -> Result<u32, Error> {
     let prefix = plan::interface_prefix(instance);
     let own = |name: &str| name == "lo" || name.starts_with(&prefix);
     let mtus = links(socket)?.into_iter().filter(|link| !own(&link.name)).map(|link| link.mtu);
-    Ok(mtus.filter(|mtu| *mtu >= LEAST_MTU).min().unwrap_or(DEFAULT_MTU).min(DEFAULT_MTU.max(9000)))
+    Ok(mtus.filter(|mtu| *mtu >= LEAST_MTU).min().unwrap_or(DEFAULT_MTU))
 }
 
 /// Removes everything of the instance from the host's network: interfaces with their routes and addresses, the

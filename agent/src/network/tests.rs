@@ -59,7 +59,8 @@ fn what_is_detached_swept_or_taken_down_is_gone() {
     let own = [plan::board_interface, plan::board_peer].map(|name| name(&board.instance));
     let mut left = [own[0].clone(), own[1].clone(), plan::pod_interface(&board.instance, &b.id)];
     let mut now = board.interfaces();
-    (left.sort(), now.sort());
+    left.sort();
+    now.sort();
     assert_eq!(now, left, "c and what nobody owns are gone");
     drop(c);
     board.netns.enter(|| down(&board.instance)).unwrap();

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// A service's namespace and name as `namespace/name`.
-pub type Key = Arc<str>;
+pub(crate) type Key = Arc<str>;
 
 /// One service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,13 +69,16 @@ pub struct Endpoint {
     pub for_our_zone: Option<bool>,
 }
 
+/// Name, protocol (IANA's number) and port of a slice.
+pub type SlicePort = (Box<str>, u8, u16);
+
 /// One EndpointSlice.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Slice {
+pub(crate) struct Slice {
     /// The service it belongs to.
     pub(crate) service: Option<Key>,
     /// Name, protocol, port.
-    pub(crate) ports: Vec<(Box<str>, u8, u16)>,
+    pub(crate) ports: Vec<SlicePort>,
     pub(crate) endpoints: Vec<Endpoint>,
 }
 
@@ -144,7 +147,7 @@ impl Index {
     }
 
     /// Every endpoint of a service with the ports of its slice.
-    pub fn endpoints(&self, namespace: &str, name: &str) -> impl Iterator<Item = (&Endpoint, &[(Box<str>, u8, u16)])> {
+    pub fn endpoints(&self, namespace: &str, name: &str) -> impl Iterator<Item = (&Endpoint, &[SlicePort])> {
         let names = self.behind.get(format!("{namespace}/{name}").as_str());
         let slices = names.into_iter().flatten().filter_map(|slice| self.slices.get(slice));
         slices.flat_map(|slice| slice.endpoints.iter().map(|endpoint| (endpoint, slice.ports.as_slice())))

@@ -1,6 +1,6 @@
 //! Shell: the one writer of our nftables table.
 
-use super::conntrack;
+use super::conntrack::{self, Stale};
 use super::difference::{self, Hairpin};
 use super::index::{Collection, Index, Key, Snapshot};
 use super::render::{self, Facts};
@@ -187,16 +187,16 @@ impl Proxy {
     /// [`Error::Table`]; the next call replaces the whole table.
     pub fn sync(&self) -> Result<(), Error> {
         let mut state = self.state();
-        let gone = match self.program(&mut state) {
-            Ok(gone) => gone,
+        let stale = match self.program(&mut state) {
+            Ok(stale) => stale,
             Err(source) => {
                 state.programmed = None;
                 return Err(Error::Table { table: self.0.table.clone(), source });
             }
         };
         drop(state);
-        if !gone.is_empty() {
-            match conntrack::forget(&gone) {
+        if stale != Stale::Nothing {
+            match conntrack::forget(&stale) {
                 Ok(flows) => tracing::debug!(flows, "forgot UDP flows to endpoints that are gone"),
                 Err(error) => tracing::warn!(error = %chain(&error), "UDP flows to endpoints that are gone stay"),
             }
@@ -222,26 +222,25 @@ impl Proxy {
         Ok(())
     }
 
-    /// Returns where UDP flows must no longer go.
-    fn program(&self, state: &mut State) -> Result<BTreeSet<SocketAddr>, NetlinkError> {
+    fn program(&self, state: &mut State) -> Result<Stale, NetlinkError> {
         let socket = Socket::netfilter()?;
         // Until both lists have been read a table of an earlier run is better than what we know.
         if state.programmed.is_none() && !self.write_index().is_listed() && socket.has_table(&self.0.table)? {
-            return Ok(BTreeSet::new());
+            return Ok(Stale::Nothing);
         }
         if state.programmed.as_ref().is_none_or(|programmed| programmed.contested) {
-            return self.program_whole(state, &socket).map(|()| BTreeSet::new());
+            return self.program_whole(state, &socket);
         }
         match self.program_step(state, &socket) {
             Err(error @ NetlinkError::Refused { .. }) => {
                 tracing::warn!(error = %chain(&error), table = self.0.table, "replacing the whole table");
-                self.program_whole(state, &socket).map(|()| BTreeSet::new())
+                self.program_whole(state, &socket)
             }
             other => other,
         }
     }
 
-    fn program_whole(&self, state: &mut State, socket: &Socket) -> Result<(), NetlinkError> {
+    fn program_whole(&self, state: &mut State, socket: &Socket) -> Result<Stale, NetlinkError> {
         let services: BTreeMap<Key, Snapshot> = {
             let mut index = self.write_index();
             index.take_changed();
@@ -268,15 +267,17 @@ impl Proxy {
             committed = commit(socket, &mut batch);
         }
         let generation = committed?;
-        state.remember(generation);
         tracing::info!(table = self.0.table, services = services.len(), generation, "replaced the table");
+        let there = units().flat_map(|unit| unit.udp_targets).collect();
+        let stale = Stale::ToNoneOf(there, facts.cluster_ranges.clone());
+        state.remember(generation);
         state.programmed = Some(Programmed { services, sandboxes, hairpin, generation, contested });
-        Ok(())
+        Ok(stale)
     }
 
-    fn program_step(&self, state: &mut State, socket: &Socket) -> Result<BTreeSet<SocketAddr>, NetlinkError> {
+    fn program_step(&self, state: &mut State, socket: &Socket) -> Result<Stale, NetlinkError> {
         let State { facts, host_ports, programmed, changed_sandboxes, .. } = state;
-        let Some(programmed) = programmed else { return Ok(BTreeSet::new()) };
+        let Some(programmed) = programmed else { return Ok(Stale::Nothing) };
         let changed: Vec<(Key, Option<Snapshot>)> = {
             let mut index = self.write_index();
             let changed = index.take_changed();
@@ -305,7 +306,7 @@ impl Proxy {
         }
         changed_sandboxes.clear();
         if units.is_empty() {
-            return Ok(BTreeSet::new());
+            return Ok(Stale::Nothing);
         }
         let pairs = units.iter().map(|(old, new)| (old, new));
         let mut batch = difference::step(&self.0.table, &mut programmed.hairpin, pairs);
@@ -313,7 +314,9 @@ impl Proxy {
         programmed.generation = generation;
         tracing::debug!(table = self.0.table, units = units.len(), generation, "changed the table");
         state.remember(generation);
-        Ok(units.iter().flat_map(|(old, new)| old.udp_targets.difference(&new.udp_targets)).copied().collect())
+        let gone: BTreeSet<SocketAddr> =
+            units.iter().flat_map(|(old, new)| old.udp_targets.difference(&new.udp_targets)).copied().collect();
+        Ok(if gone.is_empty() { Stale::Nothing } else { Stale::To(gone) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -94,6 +94,7 @@ pub(crate) enum Statement {
 pub(crate) type Rule = Vec<Statement>;
 
 /// As `nft list` prints it.
+#[cfg(test)]
 pub(crate) fn text(rule: &Rule) -> String {
     rule.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }

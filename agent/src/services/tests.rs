@@ -240,12 +240,16 @@ fn a_client_stays_with_its_endpoint() {
 
 #[test]
 fn udp_flows_leave_an_endpoint_that_is_gone() {
-    let board = Board::new();
+    let mut board = Board::new();
     let (a, b, client) = (board.pod("a", &[]), board.pod("b", &[]), board.pod("client", &[]));
     put(&board, &service("dns", "10.43.0.100", &json!({})), &slices("dns", &[(&a, "n1")]));
     assert_eq!(client.netns.ask_udp(5353, "10.43.0.100:80").unwrap().0, "a");
     put(&board, &service("dns", "10.43.0.100", &json!({})), &slices("dns", &[(&b, "n1")]));
     assert_eq!(client.netns.ask_udp(5353, "10.43.0.100:80").unwrap().0, "b", "the same flow from the same port");
+    // It leaves while no agent runs.
+    board.restart();
+    put(&board, &service("dns", "10.43.0.100", &json!({})), &slices("dns", &[(&a, "n1")]));
+    assert_eq!(client.netns.ask_udp(5353, "10.43.0.100:80").unwrap().0, "a");
 }
 
 #[test]
@@ -310,4 +314,50 @@ fn two_services_with_one_external_address_do_not_break_the_rest() {
     put(&board, &service("two", "10.43.0.101", &json!({})), &slices("two", &[(&b, "n1")]));
     assert_eq!(names(&board, |board| board.lan.ask("172.16.0.9:80")), BTreeSet::from(["a".to_owned()]));
     assert_listed(&board);
+}
+
+#[test]
+fn the_loop_programs_what_it_watches_and_repairs_what_others_break() {
+    use crate::link::Link;
+    use crate::link::fakes::FakeTransport;
+    use bytes::Bytes;
+    use std::time::{Duration, Instant};
+
+    let board = Board::new();
+    let (a, client) = (board.pod("a", &[]), board.pod("client", &[]));
+    let lists = [
+        json!({"kind": "ServiceList", "metadata": {"resourceVersion": "1"}, "items": [service("web", "10.43.0.100", &json!({}))]}),
+        json!({"kind": "EndpointSliceList", "metadata": {"resourceVersion": "1"}, "items": slices("web", &[(&a, "n1")])}),
+    ]
+    .map(|list| Bytes::from(list.to_string()));
+    let transport = FakeTransport::new(move |_, path, _| {
+        let watch = path.contains("watch=true");
+        (200, if watch { Vec::new() } else { vec![lists[usize::from(path.contains("endpointslices"))].clone()] })
+    });
+    let proxy = board.proxy.clone();
+    let file = std::fs::File::open(board.netns.path()).unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = std::thread::spawn(move || {
+        use std::os::fd::AsFd;
+        let network = Some(rustix::thread::LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(file.as_fd(), network).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            tokio::select! {
+                () = super::run(Link::new(transport), proxy) => {}
+                _ = stopped => {}
+            }
+        });
+    });
+    let answered = |what: &str| {
+        let until = Instant::now() + Duration::from_secs(5);
+        while client.netns.ask("10.43.0.100:80").is_err() {
+            assert!(Instant::now() < until, "{what}");
+        }
+    };
+    answered("what was listed is programmed");
+    board.netns.run(&["nft", "flush ruleset"]);
+    answered("what others removed is back");
+    let _ = stop.send(());
+    running.join().unwrap();
 }
