@@ -120,7 +120,6 @@ impl<'a> Query<'a> {
         let mut builder = MessageBuilder::new_vec();
         builder.header_mut().set_id(id);
         builder.header_mut().set_rd(true);
-        builder.header_mut().set_cd(self.message.header().cd());
         let mut question = builder.question();
         for at in self.message.question().flatten() {
             question.push(at).expect("one question fits into any message");
@@ -209,7 +208,15 @@ fn error(message: &Message<[u8]>, rcode: Rcode) -> Vec<u8> {
     match builder.start_answer(message, rcode) {
         Ok(mut answer) => {
             answer.header_mut().set_ra(true);
-            answer.finish()
+            let mut additional = answer.additional();
+            if message.opt().is_some() {
+                // RFC 6891 6.1.1: who speaks EDNS is answered in it; that it does not fit cannot be.
+                let _ = additional.opt(|opt| {
+                    opt.set_udp_payload_size(EDNS_UDP_MAX);
+                    Ok(())
+                });
+            }
+            additional.finish()
         }
         // A question that cannot be repeated.
         Err(_) => {

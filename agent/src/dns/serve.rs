@@ -9,6 +9,7 @@ use domain::base::iana::Rcode;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,6 +23,8 @@ const WAITING_MAX: usize = 512;
 const CONNECTIONS_MAX: usize = 64;
 /// A connection without a question is closed (RFC 7766 asks for seconds).
 const IDLE: Duration = Duration::from_secs(10);
+/// After an error of a listening socket.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Aliases that lead to aliases.
 const ALIASES_MAX: usize = 8;
 
@@ -58,6 +61,8 @@ pub(crate) struct Answerer {
     pub(crate) index: Arc<RwLock<Index>>,
     pub(crate) forwarder: Arc<Forwarder>,
     pub(crate) waiting: Arc<Semaphore>,
+    /// Whose turn it is to come first among several addresses.
+    pub(crate) turn: AtomicUsize,
 }
 
 /// Answers for ever; wakes only for questions.
@@ -72,6 +77,7 @@ pub async fn run(options: Options, index: Arc<RwLock<Index>>) -> Result<(), Erro
         index,
         forwarder: Arc::new(Forwarder::new(options.resolv_conf, own.clone())),
         waiting: Arc::new(Semaphore::new(WAITING_MAX)),
+        turn: AtomicUsize::new(0),
     });
     let mut listeners = tokio::task::JoinSet::new();
     for address in own {
@@ -89,8 +95,14 @@ impl Answerer {
     pub(crate) async fn serve_udp(self: Arc<Self>, socket: Arc<UdpSocket>) {
         let mut buffer = vec![0; 4096];
         loop {
-            // An error here is an ICMP message about an earlier answer.
-            let Ok((length, peer)) = socket.recv_from(&mut buffer).await else { continue };
+            let (length, peer) = match socket.recv_from(&mut buffer).await {
+                Ok(received) => received,
+                // The interface went down, for instance: not in a tight loop.
+                Err(_) => {
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
             match self.at_once(&buffer[..length], Via::Udp) {
                 Some(answer) if answer.is_empty() => {}
                 Some(answer) => drop(socket.send_to(&answer, peer).await),
@@ -121,7 +133,7 @@ impl Answerer {
                     });
                 }
                 // Out of descriptors, for instance: not in a tight loop.
-                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+                Err(_) => tokio::time::sleep(PAUSE).await,
             }
         }
     }
@@ -190,7 +202,15 @@ impl Answerer {
 
     fn look_up(&self, query: &Query<'_>) -> (Answer, bool) {
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        (self.zone.answer(&index, &query.name, query.kind()), index.is_listed())
+        let mut answer = self.zone.answer(&index, &query.name, query.kind());
+        if let Answer::Records { answers, .. } = &mut answer
+            && answers.len() > 1
+        {
+            // Many askers take the first.
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed) % answers.len();
+            answers.rotate_left(turn);
+        }
+        (answer, index.is_listed())
     }
 }
 

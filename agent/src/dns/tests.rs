@@ -67,7 +67,7 @@ fn serve(at: &Namespace, address: &str, zone: Zone, index: Arc<std::sync::RwLock
             udp.set_nonblocking(true).unwrap();
             tcp.set_nonblocking(true).unwrap();
             let waiting = Arc::new(Semaphore::new(64));
-            let answerer = Arc::new(Answerer { zone, index, forwarder: Arc::new(forwarder), waiting });
+            let answerer = Arc::new(Answerer { zone, index, forwarder: Arc::new(forwarder), waiting, turn: 0.into() });
             let udp = Arc::new(UdpSocket::from_std(udp).unwrap());
             tokio::join!(answerer.clone().serve_udp(udp), answerer.serve_tcp(TcpListener::from_std(tcp).unwrap()));
         });
@@ -171,9 +171,9 @@ fn what_is_not_there_says_so_with_an_authority() {
         ("db-2.db.default.svc.cluster.local", "NXDOMAIN QUERY: 1, ANSWER: 0, AUTHORITY: 1, ADDITIONAL: 1"),
         ("-x 10.43.0.250", "NXDOMAIN QUERY: 1, ANSWER: 0, AUTHORITY: 1, ADDITIONAL: 1"),
         ("cluster.local SOA", "NOERROR QUERY: 1, ANSWER: 1, AUTHORITY: 0, ADDITIONAL: 1"),
-        ("-c CH web.default.svc.cluster.local", "REFUSED QUERY: 1, ANSWER: 0, AUTHORITY: 0, ADDITIONAL: 0"),
+        ("-c CH web.default.svc.cluster.local", "REFUSED QUERY: 1, ANSWER: 0, AUTHORITY: 0, ADDITIONAL: 1"),
         ("nope.pod.example.test", "NXDOMAIN QUERY: 1, ANSWER: 0, AUTHORITY: 1, ADDITIONAL: 1"),
-        ("not.there.at.all", "SERVFAIL QUERY: 1, ANSWER: 0, AUTHORITY: 0, ADDITIONAL: 0"),
+        ("not.there.at.all", "SERVFAIL QUERY: 1, ANSWER: 0, AUTHORITY: 0, ADDITIONAL: 1"),
     ] {
         assert_eq!(setting.status(question), status, "{question}");
     }

@@ -160,10 +160,12 @@ impl Network {
     /// Connects the namespace at `netns`, or repairs a connection that stands; blocks for milliseconds.
     pub(crate) fn connect(&self, netns: &Path, sandbox_id: &str, ports: &[HostPort]) -> Result<Vec<IpAddr>, Error> {
         let known = self.state().attached.get(sandbox_id).cloned();
-        let record = match known {
-            Some(record) => record,
-            None => self.reserve(sandbox_id, ports)?,
-        };
+        if let Some(record) = known {
+            // A pod that lives keeps what it has, even when the repair fails.
+            self.wire(netns, sandbox_id, &record)?;
+            return Ok(record.ips);
+        }
+        let record = self.reserve(sandbox_id, ports)?;
         match self.wire(netns, sandbox_id, &record) {
             Ok(()) => Ok(record.ips),
             Err(error) => {

@@ -247,6 +247,7 @@ impl Proxy {
             index.keys().filter_map(|key| Some((key.clone(), index.snapshot(key)?))).collect()
         };
         state.changed_sandboxes.clear();
+        let was_contested = state.programmed.as_ref().is_some_and(|programmed| programmed.contested);
         let sandboxes: BTreeMap<String, Unit> = state
             .host_ports
             .iter()
@@ -261,7 +262,9 @@ impl Proxy {
         let mut contested = false;
         let mut committed = commit(socket, &mut batch);
         if matches!(&committed, Err(error) if error.errno() == Some(Errno::EXIST)) {
-            tracing::warn!(table = self.0.table, "two services claim the same address and port; the first one has it");
+            if !was_contested {
+                tracing::warn!(table = self.0.table, "two services claim one address and port; the first one has it");
+            }
             contested = true;
             (batch, hairpin) = difference::whole(&self.0.table, facts, units(), true);
             committed = commit(socket, &mut batch);
