@@ -213,7 +213,7 @@ async fn write_files(options: &Options, pki: &Pki, admin: &Client, advertised: S
     let kubeconfig = pki.admin_kubeconfig(advertised, now())?;
     pki::write_secret_file(&options.data_dir.join("admin.kubeconfig"), &kubeconfig)?;
     if let Some(path) = &options.join_file {
-        let token = bootstrap::tokens::create(admin, Some(now() + JOIN_TOKEN_S), "the agent on this board").await?;
+        let token = bootstrap::tokens::replace(admin, Some(now() + JOIN_TOKEN_S), "the agent on this board").await?;
         pki::write_secret_file(path, &format!("{}\n{}\n", token.reveal(), pki.authority.pin()))?;
     }
     Ok(())
