@@ -12,6 +12,11 @@
 //! That pair carries what must answer on this board although no NIC owns it: the board's own address of the pod range
 //! (the source of its traffic to services), the cluster DNS address, and the route of the service range, so that a
 //! board without any other network still reaches services.
+//!
+//! How a board is put together: [`Proxy::new`](crate::services::Proxy::new) and [`Network::open`] (blocking, once),
+//! [`Network::sweep`] when the runtime has said which sandboxes live, [`Network::set_ranges`] whenever
+//! `Node.spec.podCIDRs` is known or changes, then [`services::run`](crate::services::run) and
+//! [`dns::run`](crate::dns::run) for ever; [`down`] takes everything away by the instance's name alone.
 
 mod addresses;
 mod attach;

@@ -1,12 +1,12 @@
 //! Pure: queries read and answers written (RFC 1035, RFC 6891), within the size that the asker can take.
 
 use super::zone::{Answer, Data, Kind, Record, Zone};
+use core::net::IpAddr;
 use domain::base::iana::{Class, Opcode, Rcode, Rtype};
 use domain::base::message_builder::PushError;
 use domain::base::name::{ParsedName, ToLabelIter};
 use domain::base::{Message, MessageBuilder, Name, Serial, StaticCompressor, ToName, Ttl};
 use domain::rdata::{A, Aaaa, AllRecordData, Cname, Ns, Ptr, Soa, Srv, Txt};
-use std::net::IpAddr;
 
 /// Seconds that an answer of ours may be kept; services move.
 const TTL_S: u32 = 5;

@@ -1,6 +1,6 @@
 //! Pure: the board's resolvers as /etc/resolv.conf lists them (resolv.conf(5)).
 
-use std::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 
 /// glibc asks three at most.
 const SERVERS_MAX: usize = 3;

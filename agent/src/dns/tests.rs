@@ -206,3 +206,38 @@ fn before_the_services_are_known_nothing_is_denied() {
     let expected = vec![("fd42--7.x.pod.cluster.local".to_owned(), Data::Address("fd42::7".parse().unwrap()))];
     assert_eq!(pod, Answer::Records { answers: expected, additional: Vec::new() });
 }
+
+#[test]
+fn the_boards_own_resolvers_are_asked_and_their_file_may_change() {
+    let setting = Setting::new();
+    let file = std::env::temp_dir().join(format!("{}-resolv.conf", setting.board.netns.name()));
+    std::fs::write(&file, format!("nameserver 10.42.0.1\nnameserver {LAN_IP}\n")).unwrap();
+    let options = super::Options {
+        addresses: vec!["10.42.0.1".parse().unwrap()],
+        port: 53,
+        domain: "Cluster.Local.".to_owned(),
+        ranges: Vec::new(),
+        resolv_conf: file.clone(),
+    };
+    let (index, path) = (setting.board.proxy.index(), setting.board.netns.path());
+    std::thread::spawn(move || {
+        use std::os::fd::AsFd;
+        let netns = std::fs::File::open(path).unwrap();
+        let network = Some(rustix::thread::LinkNameSpaceType::Network);
+        rustix::thread::move_into_link_name_space(netns.as_fd(), network).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(super::run(options, index)).unwrap();
+    });
+    let ask = |name: &str| {
+        let question = ["dig", "+short", "+time=5", "+tries=3", "@10.42.0.1", name];
+        setting.pod.run(&question).trim().to_owned()
+    };
+    assert_eq!(ask("web.default.svc.cluster.local"), "10.43.0.100");
+    assert_eq!(ask("1-1-1-1.x.pod.example.test"), "1.1.1.1");
+    std::fs::write(&file, "# no resolver\n").unwrap();
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(5);
+    std::fs::File::options().write(true).open(&file).unwrap().set_modified(later).unwrap();
+    assert_eq!(ask("2-2-2-2.x.pod.example.test"), "", "nobody is left to ask");
+    assert_eq!(ask("1-1-1-1.x.pod.example.test"), "1.1.1.1", "what was answered is kept");
+    std::fs::remove_file(file).unwrap();
+}

@@ -2,7 +2,7 @@
 
 use crate::network::Cidr;
 use crate::services::{Endpoint, Index, Service, SlicePort};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The names that this answerer owns.
 #[derive(Debug, Clone)]

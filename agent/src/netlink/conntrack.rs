@@ -2,7 +2,7 @@
 
 use super::route::{ip, octets};
 use super::wire::{ACK, Batch, DUMP, attribute};
-use std::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 
 const GET: u16 = (1 << 8) | 1;
 const DELETE: u16 = (1 << 8) | 2;

@@ -1,7 +1,7 @@
 //! Pure: rtnetlink (linux/rtnetlink.h, if_link.h, if_addr.h, neighbour.h): links, addresses, routes, neighbours.
 
 use super::wire::{ACK, Batch, CREATE, DUMP, EXCLUSIVE, REPLACE, Writer, attribute, text};
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 pub(crate) const NEW_LINK: u16 = 16;
 pub(crate) const DELETE_LINK: u16 = 17;

@@ -1,8 +1,8 @@
 //! Pure: which address a new pod gets.
 
 use super::cidr::Cidr;
+use core::net::IpAddr;
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
 /// A pod gets one address of each range; an address that was freed is handed out again as late as possible, because
 /// others may still talk to it.

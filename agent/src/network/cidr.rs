@@ -1,7 +1,7 @@
 //! Pure: ranges of addresses, IPv4 and IPv6.
 
+use core::net::IpAddr;
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 /// A range of addresses such as `10.42.0.0/24`; bits beyond the prefix are zero.

@@ -4,7 +4,7 @@ use super::cidr::Cidr;
 use crate::instance::Instance;
 use crate::netlink::route::{self, Mac, Route, Scope, Veth};
 use crate::netlink::wire::Batch;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The pod's end of the pair.
 pub(crate) const POD_INTERFACE: &str = "eth0";

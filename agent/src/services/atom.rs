@@ -2,8 +2,8 @@
 
 use crate::netlink::nft::{Data, Element as Wire, Type, Verdict};
 use crate::netlink::route::octets;
+use core::net::{IpAddr, SocketAddr};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 
 /// One part of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -9,8 +9,8 @@ use super::statement;
 use super::unit::Unit;
 use crate::netlink::nft::{self, Dynamic, SetSpec, Type};
 use crate::netlink::wire::Batch;
+use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 /// Sources that one endpoint remembers at most (KEP: kube-proxy's bound is the same).
 pub(crate) const AFFINITY_SIZE: u32 = 65_536;

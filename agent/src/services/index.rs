@@ -2,9 +2,9 @@
 
 use super::parse;
 use crate::network::Cidr;
+use core::net::IpAddr;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 /// A service's namespace and name as `namespace/name`.

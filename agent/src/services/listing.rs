@@ -6,8 +6,8 @@ use super::render::Facts;
 use super::unit::Unit;
 use super::{skeleton, statement};
 use crate::netlink::nft::{self, Type};
+use core::net::IpAddr;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 /// The whole table as `nft list table` prints it, elements sorted.
 pub(crate) fn text<'a>(table: &str, facts: &Facts, units: impl Iterator<Item = &'a Unit> + Clone) -> String {

@@ -1,8 +1,8 @@
 //! Pure: Service and EndpointSlice objects to what the index keeps; what is missing or odd is left out.
 
 use super::index::{Endpoint, Key, Service, ServicePort, Slice};
+use core::net::IpAddr;
 use serde_json::Value;
-use std::net::IpAddr;
 
 /// `namespace/name`
 pub(crate) fn key(object: &Value) -> Option<Key> {

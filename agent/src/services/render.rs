@@ -7,7 +7,7 @@ use super::statement::{Key, Rule, Statement};
 use super::unit::Unit;
 use crate::network::Cidr;
 use crate::pods::{HostPort, Protocol};
-use std::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 
 /// What the table depends on beside services.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Pure: which endpoints take a service port's traffic (KEP-1669 for the terminating ones, KEP-2433 for hints).
 
 use super::index::{Endpoint, Service, ServicePort, Snapshot};
-use std::net::SocketAddr;
+use core::net::SocketAddr;
 
 /// The endpoints of one port in one family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

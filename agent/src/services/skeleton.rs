@@ -5,7 +5,7 @@ use super::render::Facts;
 use super::statement::{Key, Rule, Statement};
 use crate::netlink::nft::{Base, Hook};
 use crate::network::Cidr;
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 /// The chain that refuses.
 pub(crate) const REFUSED: &str = "refused";

@@ -8,8 +8,8 @@ use crate::netlink::nft::{self, Data, Element, Type, Verdict};
 use crate::netlink::route::octets;
 use crate::netlink::wire::{Batch, Writer};
 use crate::network::Cidr;
+use core::net::SocketAddr;
 use std::fmt;
-use std::net::SocketAddr;
 
 /// The bit of the packet's mark that asks for masquerade; the same that kube-proxy uses, which others leave alone.
 const MARK: u32 = 0x4000;

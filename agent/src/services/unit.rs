@@ -12,7 +12,7 @@ pub(crate) struct Unit {
     pub(crate) affinity: BTreeMap<String, (bool, u32)>,
     pub(crate) elements: BTreeSet<Element>,
     /// Addresses of this board's pods that may reach themselves; several units may name the same.
-    pub(crate) hairpin: BTreeSet<std::net::IpAddr>,
+    pub(crate) hairpin: BTreeSet<core::net::IpAddr>,
     /// Where UDP flows may have been sent to; when one is gone, its flows are forgotten.
-    pub(crate) udp_targets: BTreeSet<std::net::SocketAddr>,
+    pub(crate) udp_targets: BTreeSet<core::net::SocketAddr>,
 }
