@@ -1,0 +1,232 @@
+//! Shell: WebSocket as Kubernetes uses it (RFC 6455): channels in one byte (`v4` and `v5.channel.k8s.io`), or a tunnel of
+//! bytes (`SPDY/3.1+portforward.k8s.io`).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use fastwebsockets::{FragmentCollectorRead, Frame, OpCode, Payload, Role, WebSocket, WebSocketError, WebSocketWrite};
+use http::{HeaderMap, header};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
+use tokio::sync::mpsc;
+
+use super::remote::{CHUNKS, Input, Output, Remote, pair, parse_resize};
+
+/// The protocols of exec and attach, best first.
+pub(crate) const EXEC_PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
+/// The protocol of port-forward.
+pub(crate) const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
+
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const ERROR: u8 = 3;
+const RESIZE: u8 = 4;
+/// `v5` only: the byte behind it names the channel that the client has closed.
+const CLOSE: u8 = 255;
+
+/// Clients send 32 KiB at a time.
+const MESSAGE_MAX_BYTES: usize = 1 << 20;
+/// Bytes of a tunnel in flight, each way.
+const TUNNEL_BYTES: usize = 64 * 1024;
+
+/// Whether the request wants a WebSocket.
+pub(crate) fn is_upgrade(headers: &HeaderMap) -> bool {
+    let is = |name, token: &str| {
+        headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
+            value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token))
+        })
+    };
+    is(header::CONNECTION, "upgrade") && is(header::UPGRADE, "websocket")
+}
+
+/// The first of `ours` that the client offers.
+pub(crate) fn choose<'a>(headers: &HeaderMap, ours: &[&'a str]) -> Option<&'a str> {
+    let offered: Vec<&str> = headers
+        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(',').map(str::trim))
+        .collect();
+    ours.iter().copied().find(|protocol| offered.contains(protocol))
+}
+
+/// The answer to the client's key (RFC 6455 §4.2.2).
+pub(crate) fn accept_key(headers: &HeaderMap) -> Option<String> {
+    let key = headers.get(header::SEC_WEBSOCKET_KEY)?.to_str().ok()?;
+    let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    Some(STANDARD.encode(ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes())))
+}
+
+type Reader<S> = FragmentCollectorRead<ReadHalf<S>>;
+type Writer<S> = WebSocketWrite<WriteHalf<S>>;
+
+fn split<S: AsyncRead + AsyncWrite + Unpin>(io: S) -> (Reader<S>, Writer<S>) {
+    let mut socket = WebSocket::after_handshake(io, Role::Server);
+    // Answers to pings and closes go through the one writer, so the reader must not write.
+    socket.set_auto_pong(false);
+    socket.set_auto_close(false);
+    socket.set_max_message_size(MESSAGE_MAX_BYTES);
+    let (read, write) = socket.split(tokio::io::split);
+    (FragmentCollectorRead::new(read), write)
+}
+
+/// What the reading half heard.
+enum Heard {
+    Message(Bytes),
+    Ping(Bytes),
+}
+
+async fn listen<S: AsyncRead + AsyncWrite + Unpin>(mut reader: Reader<S>, heard: mpsc::Sender<Heard>) {
+    loop {
+        // Nothing is ever owed, since neither pongs nor closes are automatic.
+        let frame = reader.read_frame(&mut |_| async { Ok::<_, WebSocketError>(()) }).await;
+        let message = match frame {
+            Ok(frame) if matches!(frame.opcode, OpCode::Binary | OpCode::Text) => {
+                Heard::Message(Bytes::copy_from_slice(&frame.payload))
+            }
+            Ok(frame) if frame.opcode == OpCode::Ping => Heard::Ping(Bytes::copy_from_slice(&frame.payload)),
+            Ok(frame) if frame.opcode == OpCode::Pong => continue,
+            Ok(_) | Err(_) => return,
+        };
+        if heard.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn send<S: AsyncRead + AsyncWrite + Unpin>(writer: &mut Writer<S>, channel: u8, bytes: &[u8]) -> bool {
+    let mut message = Vec::with_capacity(bytes.len() + 1);
+    message.push(channel);
+    message.extend_from_slice(bytes);
+    writer.write_frame(Frame::binary(Payload::Owned(message))).await.is_ok()
+}
+
+/// Serves an exec or attach; `start` gets the container's side.
+pub(crate) async fn exec<S>(io: S, stdout: bool, start: impl FnOnce(Remote))
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (reader, mut writer) = split(io);
+    let (deliver, mut heard) = mpsc::channel(CHUNKS);
+    let listening = tokio::spawn(listen(reader, deliver));
+    // An empty message tells the client that the connection stands, as upstream does it.
+    if !send(&mut writer, if stdout { STDOUT } else { ERROR }, &[]).await {
+        return;
+    }
+    let (remote, mut wire) = pair();
+    start(remote);
+    let mut client = Some(wire.input);
+    loop {
+        tokio::select! {
+            message = heard.recv(), if client.is_some() => match message {
+                None => client = None,
+                Some(Heard::Ping(bytes)) => drop(writer.write_frame(Frame::pong(Payload::Owned(bytes.to_vec()))).await),
+                Some(Heard::Message(bytes)) => {
+                    if let (Some(sender), Some(input)) = (&client, input(bytes)) {
+                        let _ = sender.send(input).await;
+                    }
+                }
+            },
+            output = wire.output.recv() => {
+                let sent = match output {
+                    Some(Output::Stdout(bytes)) => send(&mut writer, STDOUT, &bytes).await,
+                    Some(Output::Stderr(bytes)) => send(&mut writer, STDERR, &bytes).await,
+                    Some(Output::Status(status)) => {
+                        send(&mut writer, ERROR, status.to_string().as_bytes()).await;
+                        break;
+                    }
+                    None => break,
+                };
+                if !sent {
+                    client = None;
+                }
+            }
+        }
+    }
+    let _ = writer.write_frame(Frame::close(1000, b"")).await;
+    let _ = writer.flush().await;
+    listening.abort();
+}
+
+fn input(mut bytes: Bytes) -> Option<Input> {
+    if bytes.is_empty() {
+        return None;
+    }
+    let channel = bytes.split_to(1)[0];
+    match channel {
+        STDIN if bytes.is_empty() => None,
+        STDIN => Some(Input::Stdin(bytes)),
+        RESIZE => parse_resize(&bytes),
+        CLOSE if bytes.first() == Some(&STDIN) => Some(Input::StdinEnd),
+        _ => None,
+    }
+}
+
+/// A WebSocket whose binary messages are one stream of bytes.
+pub(crate) fn tunnel<S>(io: S) -> DuplexStream
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (ours, theirs) = tokio::io::duplex(TUNNEL_BYTES);
+    tokio::spawn(carry(io, theirs));
+    ours
+}
+
+async fn carry<S>(io: S, stream: DuplexStream)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (reader, mut writer) = split(io);
+    let (deliver, mut heard) = mpsc::channel(CHUNKS);
+    let listening = tokio::spawn(listen(reader, deliver));
+    let (mut from, mut to) = tokio::io::split(stream);
+    let mut buffer = vec![0; 32 * 1024];
+    loop {
+        let alive = tokio::select! {
+            message = heard.recv() => match message {
+                Some(Heard::Message(bytes)) => to.write_all(&bytes).await.is_ok(),
+                Some(Heard::Ping(bytes)) => writer.write_frame(Frame::pong(Payload::Owned(bytes.to_vec()))).await.is_ok(),
+                None => false,
+            },
+            count = from.read(&mut buffer) => match count {
+                Ok(0) | Err(_) => false,
+                Ok(count) => writer.write_frame(Frame::binary(Payload::Borrowed(&buffer[..count]))).await.is_ok(),
+            },
+        };
+        if !alive {
+            break;
+        }
+    }
+    let _ = writer.write_frame(Frame::close(1000, b"")).await;
+    let _ = writer.flush().await;
+    listening.abort();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_is_answered_as_in_the_rfc() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ==".parse().unwrap());
+        assert_eq!(accept_key(&headers).unwrap(), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn the_best_common_protocol_is_chosen() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, "v4.channel.k8s.io, v5.channel.k8s.io".parse().unwrap());
+        assert_eq!(choose(&headers, &EXEC_PROTOCOLS), Some("v5.channel.k8s.io"));
+        assert_eq!(choose(&headers, &[TUNNEL_PROTOCOL]), None);
+    }
+
+    #[test]
+    fn messages_go_to_their_channel() {
+        assert_eq!(input(Bytes::from_static(b"\x00abc")), Some(Input::Stdin(Bytes::from_static(b"abc"))));
+        assert_eq!(input(Bytes::from_static(b"\xff\x00")), Some(Input::StdinEnd));
+        assert_eq!(input(Bytes::from_static(b"\x04{\"Width\":2,\"Height\":3}")), Some(Input::Resize(2, 3)));
+        assert_eq!(input(Bytes::from_static(b"\x00")), None);
+        assert_eq!(input(Bytes::new()), None);
+    }
+}
