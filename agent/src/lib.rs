@@ -9,6 +9,7 @@ pub mod link;
 pub mod netlink;
 pub mod network;
 pub mod node;
+pub mod platform;
 pub mod pods;
 pub mod probes;
 pub mod serve;

@@ -18,24 +18,24 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bramble_runtime::{ExecConfig, Runtime, Session};
+use bramble_runtime::{ExecConfig, Runtime, Session, Size};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, StreamBody};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::server::WebPkiClientVerifier;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
+use rustls_pki_types::CertificateDer;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
 use crate::pods::time::parse_rfc3339;
-use crate::pods::{ContainerInstance, InstanceState, LookupError, Table};
+use crate::pods::{ContainerInstance, InstanceState, LookupError, PodEntry, Table};
 use log_line::Selection;
 use remote::{Output, Remote, Wanted, failure_status};
 use route::{LogQuery, Route, Target};
@@ -60,13 +60,12 @@ pub struct Server {
     now_ms: Box<dyn Fn() -> i64 + Send + Sync>,
 }
 
-/// The TLS configuration of the server: the board's serving certificate, and who signs the clients'.
+/// The TLS configuration of the server: where the board's serving certificate comes from, and who signs the clients'.
 ///
 /// # Errors
-/// Words for the log: an unusable certificate or key.
+/// Words for the log: an unusable authority.
 pub fn tls(
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    certificate: Arc<dyn ResolvesServerCert>,
     authorities: &[CertificateDer<'static>],
 ) -> Result<Arc<rustls::ServerConfig>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -81,8 +80,7 @@ pub fn tls(
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .with_client_cert_verifier(clients)
-        .with_single_cert(chain, key)
-        .map_err(|error| format!("serving certificate: {error}"))?;
+        .with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
@@ -93,8 +91,8 @@ impl Server {
         Arc::new(Self { table, runtime, now_ms: Box::new(now_ms) })
     }
 
-    /// Serves until the task is dropped; a new TLS configuration takes effect with the next connection.
-    pub async fn run(self: Arc<Self>, listener: TcpListener, tls: watch::Receiver<Option<Arc<rustls::ServerConfig>>>) {
+    /// Serves until the task is dropped.
+    pub async fn run(self: Arc<Self>, listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
@@ -107,11 +105,10 @@ impl Server {
                     continue;
                 }
             };
-            let Some(config) = tls.borrow().clone() else { continue };
+            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls));
             let server = Arc::clone(&self);
             tokio::spawn(async move {
                 let _slot = slot;
-                let acceptor = tokio_rustls::TlsAcceptor::from(config);
                 let Ok(Ok(stream)) = timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await else { return };
                 let allowed = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).is_some_and(allowed);
                 let service = service_fn(move |request| {
@@ -151,6 +148,13 @@ impl Server {
         }
     }
 
+    /// The pod and the container's newest (or previous) run.
+    fn instance(&self, target: &Target, previous: bool) -> Result<(Arc<PodEntry>, ContainerInstance), LookupError> {
+        let pod = self.table.pod(&target.namespace, &target.pod, target.uid.as_deref())?;
+        let instance = self.table.instance(&target.namespace, &target.pod, &target.container, previous)?;
+        Ok((pod, instance))
+    }
+
     fn pods(&self) -> Response<Body> {
         let items: Vec<_> = self.table.pods().iter().map(|pod| (*pod.object).clone()).collect();
         let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items});
@@ -160,10 +164,8 @@ impl Server {
     }
 
     fn log(self: Arc<Self>, target: &Target, query: LogQuery) -> Response<Body> {
-        let found = self.table.pod(&target.namespace, &target.pod, target.uid.as_deref());
-        let found = found.and_then(|pod| self.table.instance(&pod, &target.container, query.previous).map(|it| (pod, it)));
-        let (_, instance) = match found {
-            Ok(found) => found,
+        let instance = match self.instance(target, query.previous) {
+            Ok((_, instance)) => instance,
             Err(error) => return lookup_failure(&error),
         };
         let since = match (&query.since_seconds, &query.since_time) {
@@ -202,9 +204,7 @@ impl Server {
     /// Whether an instance will write no more: it is over, or another has taken its place.
     fn has_ended(self: Arc<Self>, target: Target, instance: ContainerInstance) -> impl Fn() -> bool + Send + 'static {
         move || {
-            let pod = self.table.pod(&target.namespace, &target.pod, target.uid.as_deref());
-            let now = pod.and_then(|pod| self.table.instance(&pod, &target.container, false));
-            !now.is_ok_and(|now| {
+            !self.instance(&target, false).is_ok_and(|(_, now)| {
                 now.id == instance.id && matches!(now.state, InstanceState::Created | InstanceState::Running)
             })
         }
@@ -218,9 +218,7 @@ impl Server {
         wanted: Wanted,
         command: Option<Vec<String>>,
     ) -> Response<Body> {
-        let found = self.table.pod(&target.namespace, &target.pod, target.uid.as_deref());
-        let found = found.and_then(|pod| self.table.instance(&pod, &target.container, false).map(|it| (pod, it)));
-        let (pod, instance) = match found {
+        let (pod, instance) = match self.instance(&target, false) {
             Ok(found) => found,
             Err(error) => return lookup_failure(&error),
         };
@@ -249,7 +247,9 @@ impl Server {
     fn open(&self, id: &str, wanted: Wanted, command: Option<Vec<String>>) -> Result<Session, String> {
         match command {
             Some(args) => {
-                let config = ExecConfig { args, tty: wanted.tty, stdin: wanted.stdin, ..ExecConfig::default() };
+                // The client tells its window's size as soon as the stream stands.
+                let tty = wanted.tty.then_some(Size { width: 80, height: 24 });
+                let config = ExecConfig { args, tty, stdin: wanted.stdin, env: Vec::new(), timeout_ms: None };
                 self.runtime.exec(id, &config).map_err(|error| chain(&error))
             }
             None => self.runtime.attach(id, wanted.stdin).map_err(|error| chain(&error)),
@@ -357,8 +357,9 @@ fn spdy_answer(headers: &HeaderMap, protocol: &'static str) -> Result<Response<B
         .flat_map(|value| value.split(',').map(str::trim))
         .collect();
     if !offered.contains(&protocol) {
-        let message =
-            format!("unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server accepts [{protocol:?}]");
+        let message = format!(
+            "unable to upgrade: unable to negotiate protocol: client supports {offered:?}, server accepts [{protocol:?}]"
+        );
         return Err(Box::new(text(StatusCode::FORBIDDEN, message)));
     }
     let response = switching("SPDY/3.1").header(STREAM_PROTOCOL, protocol).body(empty());
@@ -406,19 +407,20 @@ fn text(status: StatusCode, message: impl Into<String>) -> Response<Body> {
 }
 
 fn streamed(chunks: mpsc::Receiver<Bytes>) -> Body {
-    StreamBody::new(Chunks(chunks)).boxed_unsync()
+    Chunks(chunks).boxed_unsync()
 }
 
-/// A channel as the stream that hyper wants.
+/// A channel as a response's body.
 struct Chunks(mpsc::Receiver<Bytes>);
 
-impl futures_core::Stream for Chunks {
-    type Item = Result<Frame<Bytes>, Infallible>;
+impl hyper::body::Body for Chunks {
+    type Data = Bytes;
+    type Error = Infallible;
 
-    fn poll_next(
+    fn poll_frame(
         mut self: std::pin::Pin<&mut Self>,
         context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Self::Item>> {
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.0.poll_recv(context).map(|chunk| chunk.map(|bytes| Ok(Frame::data(bytes))))
     }
 }

@@ -14,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use super::log_line::{LINE_MAX_BYTES, Selection};
+use crate::platform::pollable;
 
 /// Read at once; small, because many follow.
 const BLOCK_BYTES: usize = 16 * 1024;
@@ -140,7 +141,7 @@ impl Watch {
         let folder = path.parent().unwrap_or(Path::new("/"));
         let events = inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO;
         inotify::add_watch(&fd, folder, events)?;
-        Ok(Self(AsyncFd::register_with_interest(fd, Interest::READABLE)?))
+        Ok(Self(pollable(fd, Interest::READABLE)?))
     }
 
     async fn changed(&self) -> std::io::Result<()> {

@@ -56,7 +56,9 @@ pub(crate) fn parse(path: &str, query: Option<&str>) -> Result<Route, String> {
         ["healthz"] => Route::Health,
         ["pods"] => Route::Pods,
         ["stats", "summary"] => Route::Summary,
-        ["containerLogs", namespace, pod, container] => Route::Log(target(namespace, pod, None, container), log(&query)?),
+        ["containerLogs", namespace, pod, container] => {
+            Route::Log(target(namespace, pod, None, container), log(&query)?)
+        }
         ["exec", rest @ ..] => {
             let command = all(&query, "command");
             if command.is_empty() {
@@ -165,7 +167,8 @@ mod tests {
 
     #[test]
     fn an_exec_keeps_its_words() {
-        let route = parse("/exec/default/web/app", Some("command=sh&command=-c&command=echo+a%20b%26c&input=1&output=1"));
+        let route =
+            parse("/exec/default/web/app", Some("command=sh&command=-c&command=echo+a%20b%26c&input=1&output=1"));
         let Ok(Route::Exec(target, wanted, command)) = route else { panic!("{route:?}") };
         assert_eq!(target.container, "app");
         assert_eq!(command, ["sh", "-c", "echo a b&c"]);
@@ -177,7 +180,10 @@ mod tests {
         let route = parse("/attach/d/p/c", Some("stdin=true&stdout=true&stderr=true&tty=true"));
         assert_eq!(
             route,
-            Ok(Route::Attach(target("d", "p", None, "c"), Wanted { stdin: true, stdout: true, stderr: false, tty: true }))
+            Ok(Route::Attach(
+                target("d", "p", None, "c"),
+                Wanted { stdin: true, stdout: true, stderr: false, tty: true }
+            ))
         );
     }
 

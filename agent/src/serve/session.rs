@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::remote::{Input, Output, Remote, exit_status, failure_status};
+use crate::platform::pollable;
 
 /// A pipe's capacity: reading it at once costs one wake-up.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -25,7 +26,7 @@ impl Pollable {
     fn new(fd: OwnedFd, interest: Interest) -> std::io::Result<Self> {
         let flags = rustix::fs::fcntl_getfl(&fd)?;
         rustix::fs::fcntl_setfl(&fd, flags | rustix::fs::OFlags::NONBLOCK)?;
-        Ok(Self(AsyncFd::register_with_interest(fd, interest)?))
+        Ok(Self(pollable(fd, interest)?))
     }
 
     /// `None` at the end; a terminal's end is an error of its own.
@@ -70,7 +71,7 @@ pub(crate) async fn run(session: Session, remote: Remote, attached: bool) {
 
 async fn pump(mut session: Session, remote: Remote, attached: bool) -> std::io::Result<()> {
     let Remote { input, output } = remote;
-    let exit = AsyncFd::register_with_interest(session.exit_fd().try_clone_to_owned()?, Interest::READABLE)?;
+    let exit = pollable(session.exit_fd().try_clone_to_owned()?, Interest::READABLE)?;
     let stdin = session.stdin.take().map(|fd| Pollable::new(fd, Interest::WRITABLE)).transpose()?;
     let mut copies = Vec::new();
     for (fd, wrap) in [

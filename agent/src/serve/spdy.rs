@@ -79,11 +79,7 @@ async fn write_frames(mut write: impl AsyncWrite + Unpin, mut outgoing: mpsc::Re
 }
 
 /// Serves an exec or attach; `start` gets the container's side once the client has opened its streams.
-pub(crate) async fn exec(
-    io: impl AsyncRead + AsyncWrite + Send + 'static,
-    wanted: Wanted,
-    start: impl FnOnce(Remote),
-) {
+pub(crate) async fn exec(io: impl AsyncRead + AsyncWrite + Send + 'static, wanted: Wanted, start: impl FnOnce(Remote)) {
     let mut connection = Connection::start(io);
     let streams = timeout(STREAMS_TIMEOUT, open(&mut connection, wanted)).await;
     let Ok(Some(streams)) = streams else {

@@ -32,9 +32,11 @@ const TUNNEL_BYTES: usize = 64 * 1024;
 /// Whether the request wants a WebSocket.
 pub(crate) fn is_upgrade(headers: &HeaderMap) -> bool {
     let is = |name, token: &str| {
-        headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).any(|value| {
-            value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token))
-        })
+        headers
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
     };
     is(header::CONNECTION, "upgrade") && is(header::UPGRADE, "websocket")
 }

@@ -88,7 +88,7 @@ impl Decoder {
     }
 
     fn control(&mut self, kind: u16, fin: bool, mut body: Bytes) -> Result<Frame, SpdyError> {
-        let mut number = |body: &mut Bytes| {
+        let number = |body: &mut Bytes| {
             if body.len() < 4 { Err(SpdyError::Short) } else { Ok(body.get_u32() & 0x7fff_ffff) }
         };
         Ok(match kind {
