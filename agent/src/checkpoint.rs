@@ -1,1 +1,199 @@
-//! Shell: desired state kept on the board.
+//! Shell: what this board has to run, kept on the board, so that it starts with no controller and no network.
+//!
+//! Only desired fields are kept and only their changes are written, together, so that a quiet cluster writes nothing.
+//! Secrets are in it too: the file is 0600; [`seal`] is the one place where values will be sealed.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use bramble_store::{Config, Durability, ListQuery, Precondition, Store, Write};
+use serde_json::Value;
+use tracing::warn;
+
+use crate::pods::references::Kind;
+
+const PODS: &str = "pods/";
+const CONFIG_MAPS: &str = "configmaps/";
+const SECRETS: &str = "secrets/";
+
+/// The file is small: a board runs at most some hundred pods.
+const CACHE_BYTES: usize = 256 << 10;
+
+/// Objects of one page when it is read.
+const PAGE: usize = 64;
+
+/// Why there is no checkpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// The file.
+    #[error("{0}")]
+    File(std::io::Error),
+    /// The store over it.
+    #[error("{0}")]
+    Store(String),
+}
+
+/// The checkpoint of this board.
+pub struct Checkpoint {
+    store: Store,
+    /// What is written, by key, as a hash: an object that did not change is not written again.
+    written: BTreeMap<String, u64>,
+}
+
+/// What an earlier run knew.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    pub(crate) pods: Vec<Value>,
+    pub(crate) references: Vec<(Kind, Value)>,
+}
+
+impl Checkpoint {
+    /// Opens or creates `<agent_dir>/checkpoint.redb`. Blocks.
+    ///
+    /// # Errors
+    /// The disk's, or a file that is not whole.
+    pub fn open(agent_dir: &Path) -> Result<Self, CheckpointError> {
+        let path = agent_dir.join("checkpoint.redb");
+        std::fs::create_dir_all(agent_dir).map_err(CheckpointError::File)?;
+        let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = file.map_err(CheckpointError::File)?;
+        file.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(CheckpointError::File)?;
+        let mut config = Config::redb(path);
+        config.cache_bytes = CACHE_BYTES;
+        let store = Store::open(config).map_err(|error| CheckpointError::Store(error.to_string()))?;
+        Ok(Self { store, written: BTreeMap::new() })
+    }
+
+    #[cfg(test)]
+    fn in_memory() -> Self {
+        Self { store: Store::open(Config::memory()).expect("memory"), written: BTreeMap::new() }
+    }
+
+    /// Everything that is there; what cannot be read is left out.
+    pub(crate) async fn load(&self) -> Loaded {
+        let mut loaded = Loaded { pods: self.all(PODS).await, references: Vec::new() };
+        for (kind, prefix) in [(Kind::ConfigMap, CONFIG_MAPS), (Kind::Secret, SECRETS)] {
+            loaded.references.extend(self.all(prefix).await.into_iter().map(|object| (kind, object)));
+        }
+        loaded
+    }
+
+    async fn all(&self, prefix: &str) -> Vec<Value> {
+        let mut objects = Vec::new();
+        let mut after = None;
+        loop {
+            let query = ListQuery { prefix, after: after.as_deref(), limit: PAGE, at: None };
+            let page = match self.store.list(query).await {
+                Ok(page) => page,
+                Err(error) => {
+                    warn!(prefix, %error, "reading the checkpoint");
+                    return objects;
+                }
+            };
+            after = page.records.last().map(|record| record.key.to_string());
+            objects
+                .extend(page.records.iter().filter_map(|record| serde_json::from_slice(&unseal(&record.value)).ok()));
+            if !page.more {
+                return objects;
+            }
+        }
+    }
+
+    /// Notes a pod; writes only if something desired changed.
+    pub(crate) async fn pod(&mut self, object: &Value) {
+        let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
+        self.put(format!("{PODS}{uid}"), desired(object)).await;
+    }
+
+    /// Notes a ConfigMap or Secret that a pod refers to.
+    pub(crate) async fn reference(&mut self, kind: Kind, object: &Arc<Value>) {
+        let prefix = if kind == Kind::Secret { SECRETS } else { CONFIG_MAPS };
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+        self.put(format!("{prefix}{}/{}", text("namespace"), text("name")), desired(object)).await;
+    }
+
+    async fn put(&mut self, key: String, object: Value) {
+        let text = object.to_string();
+        let mut hasher = DefaultHasher::new();
+        text.hash(&mut hasher);
+        let hash = hasher.finish();
+        if self.written.get(&key) == Some(&hash) {
+            return;
+        }
+        // After a restart nothing is remembered: the same content on disk is as good.
+        let same =
+            self.store.get(&key).await.ok().flatten().is_some_and(|record| unseal(&record.value) == text.as_bytes());
+        if !same {
+            self.write(Write::put(key.clone(), Precondition::Any, seal(text.into_bytes()))).await;
+        }
+        self.written.insert(key, hash);
+    }
+
+    /// The pod is no longer ours.
+    pub(crate) async fn forget(&mut self, uid: &str) {
+        let key = format!("{PODS}{uid}");
+        self.written.remove(&key);
+        if matches!(self.store.get(&key).await, Ok(Some(_))) {
+            self.write(Write::delete(key, Precondition::Any)).await;
+        }
+    }
+
+    async fn write(&self, write: Write) {
+        // Deferred: many changes of a rollout share one commit. What a power cut takes, the API server tells again.
+        if let Err(error) = self.store.write(vec![write], Durability::Deferred).await {
+            warn!(%error, "writing the checkpoint");
+        }
+    }
+}
+
+/// What decides what runs; status, versions and managers change without meaning for that.
+fn desired(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(fields) = object.as_object_mut() {
+        fields.remove("status");
+    }
+    if let Some(meta) = object["metadata"].as_object_mut() {
+        meta.remove("resourceVersion");
+        meta.remove("managedFields");
+    }
+    object
+}
+
+/// The place where values are sealed at rest.
+fn seal(plain: Vec<u8>) -> Vec<u8> {
+    plain
+}
+
+fn unseal(sealed: &[u8]) -> Vec<u8> {
+    sealed.to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_desired_changes_are_written() {
+        let mut checkpoint = Checkpoint::in_memory();
+        let pod = |version: &str, phase: &str, image: &str| {
+            json!({"metadata": {"uid": "u", "name": "a", "resourceVersion": version},
+                "spec": {"containers": [{"name": "c", "image": image}]}, "status": {"phase": phase}})
+        };
+        checkpoint.pod(&pod("1", "Pending", "a:1")).await;
+        let revision = checkpoint.store.revision();
+        checkpoint.pod(&pod("2", "Running", "a:1")).await;
+        assert_eq!(checkpoint.store.revision(), revision, "a status is no desire");
+        checkpoint.pod(&pod("3", "Running", "a:2")).await;
+        checkpoint.reference(Kind::Secret, &Arc::new(json!({"metadata": {"namespace": "n", "name": "s"}}))).await;
+        let loaded = checkpoint.load().await;
+        assert_eq!(loaded.pods[0]["spec"]["containers"][0]["image"], "a:2");
+        assert_eq!(loaded.references.len(), 1);
+        checkpoint.forget("u").await;
+        assert!(checkpoint.load().await.pods.is_empty());
+    }
+}

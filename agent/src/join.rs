@@ -20,11 +20,9 @@ mod certificate;
 mod files;
 mod request;
 mod rotate;
-mod serving;
 
 pub use certificate::Kept;
 pub use rotate::{Rotation, rotate_client, rotate_serving};
-pub use serving::ServingCertificate;
 
 /// What a board needs to join.
 #[derive(Debug, Clone)]

@@ -1,5 +1,6 @@
 //! The agent of one board: Kubernetes' kubelet and kube-proxy, small.
 
+pub mod agent;
 pub mod checkpoint;
 pub mod dns;
 pub mod images;

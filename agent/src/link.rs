@@ -23,6 +23,7 @@ mod reflect;
 mod verifier;
 
 pub use clock::Clock;
+pub(crate) use connection::unverified_tls;
 pub use connection::{Connection, Endpoint, Identity, Look, Trust};
 pub use error::LinkError;
 pub(crate) use reflect::random;

@@ -5,14 +5,34 @@
 //! [`PodNetwork`] (addresses), [`Images`] (bytes of images), [`ContainerRuntime`] (sandboxes and containers).
 //! Whoever serves logs, exec or statistics finds containers through a [`Table`].
 
+mod backoff;
+mod board;
+mod config;
+mod dispatch;
 mod doors;
+pub(crate) mod env;
+mod events;
+mod hosts;
+mod plan;
+mod post;
+pub(crate) mod quantity;
+pub(crate) mod references;
+mod resources;
+mod runtime;
+pub(crate) mod spec;
+mod state;
+mod status;
 mod table;
 pub(crate) mod time;
+mod worker;
 
+pub use board::BoardOptions;
+pub use dispatch::run;
 pub use doors::{
     Credential, HostPort, ImageConfig, ImageRef, ImageRequest, Images, NetworkError, NodeImage, Pending, PodNetRequest,
     PodNetwork, Protocol, PullError, PullPolicy,
 };
+pub use runtime::{BoardRuntime, ContainerRuntime, ExecOutcome};
 pub use table::{ContainerEntry, ContainerInstance, ContainerKind, InstanceState, LookupError, PodEntry, Table};
 
 #[cfg(test)]

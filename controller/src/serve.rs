@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::api::{Api, Body, InProcess, Kubelets};
+use crate::api::{Api, Body, InProcess};
 use crate::authn::tokens::Tokens;
 use crate::authn::{Authenticator, PeerCertificate};
 use crate::authz::Authorizer;
@@ -204,8 +204,7 @@ fn assemble(options: &Options, pki: &Pki, store: Store, advertised: SocketAddr) 
     let authenticator = Authenticator::new(store.clone(), pki.client_trust()?, tokens, wall_clock);
     let authorizer = Authorizer::new();
     let registry = Registry::new(store, Kinds::builtin(), wall_clock, options.ranges(), authorizer.clone());
-    let api = Api::new(Arc::new(registry), authorizer.clone(), Some(authenticator.clone()), wall_clock, advertised)
-        .with_kubelets(Kubelets::new(pki.kubelet_client(now())?));
+    let api = Api::new(Arc::new(registry), authorizer.clone(), Some(authenticator.clone()), wall_clock, advertised);
     Ok(Front { api: Arc::new(api), authenticator, authorizer })
 }
 
@@ -214,7 +213,7 @@ async fn write_files(options: &Options, pki: &Pki, admin: &Client, advertised: S
     let kubeconfig = pki.admin_kubeconfig(advertised, now())?;
     pki::write_secret_file(&options.data_dir.join("admin.kubeconfig"), &kubeconfig)?;
     if let Some(path) = &options.join_file {
-        let token = bootstrap::tokens::replace(admin, Some(now() + JOIN_TOKEN_S), "the agent on this board").await?;
+        let token = bootstrap::tokens::create(admin, Some(now() + JOIN_TOKEN_S), "the agent on this board").await?;
         pki::write_secret_file(path, &format!("{}\n{}\n", token.reveal(), pki.authority.pin()))?;
     }
     Ok(())

@@ -40,6 +40,18 @@ impl Kept {
         Ok(Self { chain, key, not_before_s, not_after_s })
     }
 
+    /// The certificates, leaf first.
+    #[must_use]
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.chain.clone()
+    }
+
+    /// The private key.
+    #[must_use]
+    pub fn key(&self) -> PrivateKeyDer<'static> {
+        self.key.clone_key()
+    }
+
     /// Itself, as credentials.
     #[must_use]
     pub fn identity(&self) -> Identity {

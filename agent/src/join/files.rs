@@ -95,7 +95,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), JoinError> {
 }
 
 /// Writes a file that only root reads, durable and whole: temporary file, fsync, rename, fsync of the directory.
-pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
     let temporary = path.with_extension("new");

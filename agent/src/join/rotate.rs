@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::certificate::Kept;
-use super::{JoinError, Joined, ServingCertificate, ServingNames, files, request};
+use super::{JoinError, Joined, ServingNames, files, request};
 use crate::link::backoff::Backoff;
 use crate::link::{Clock, Link, Trust};
 
@@ -89,14 +89,14 @@ async fn renew_client(rotation: &Rotation, _authority: &[CertificateDer<'static>
 pub async fn rotate_serving(
     rotation: Rotation,
     mut names: watch::Receiver<ServingNames>,
-    serving: Arc<ServingCertificate>,
+    serving: watch::Sender<Option<Kept>>,
 ) {
     let mut kept = files::serving(&rotation.dir).unwrap_or_else(|error| {
         warn!(%error, "the serving certificate");
         None
     });
     if let Some(kept) = &kept {
-        serving.put(kept);
+        serving.send_replace(Some(kept.clone()));
     }
     let mut backoff = retries();
     loop {
@@ -116,7 +116,7 @@ pub async fn rotate_serving(
         match renew_serving(&rotation, &wanted).await {
             Ok(renewed) => {
                 info!(until = %renewed.until(), "serving certificate");
-                serving.put(&renewed);
+                serving.send_replace(Some(renewed.clone()));
                 kept = Some(renewed);
                 backoff.reset();
             }

@@ -119,7 +119,7 @@ pub(crate) fn plan(pod: &Pod, observed: &Observed, memory: &Memory, now_ms: i64)
         plan.act(Action::RemoveSandbox { id: sandbox.id.clone() });
     }
     prune(pod, observed, &mut plan);
-    if !ready_to_run(pod, observed, memory, now_ms, &mut plan) {
+    if !ready_to_run(observed, memory, now_ms, &mut plan) {
         return plan;
     }
     let machine = Machine { pod, observed, memory, now_ms };
@@ -137,7 +137,7 @@ pub(crate) fn plan(pod: &Pod, observed: &Observed, memory: &Memory, now_ms: i64)
 }
 
 /// Volumes and sandbox come first.
-fn ready_to_run(pod: &Pod, observed: &Observed, memory: &Memory, now_ms: i64, plan: &mut Plan) -> bool {
+fn ready_to_run(observed: &Observed, memory: &Memory, now_ms: i64, plan: &mut Plan) -> bool {
     match &memory.volumes {
         Readiness::Ready => {}
         Readiness::Failed(_, retry_at_ms) if *retry_at_ms > now_ms => {
@@ -161,7 +161,6 @@ fn ready_to_run(pod: &Pod, observed: &Observed, memory: &Memory, now_ms: i64, pl
         plan.act(Action::StopSandbox { id: sandbox.id.clone() });
     }
     let attempt = observed.sandbox.as_ref().map_or(0, |sandbox| sandbox.pod.attempt + 1);
-    let _ = pod;
     plan.act(Action::CreateSandbox { attempt });
     false
 }
@@ -172,6 +171,10 @@ fn escalate(observed: &Observed, memory: &Memory, now_ms: i64, plan: &mut Plan) 
         let Some(killing) = memory.killing.get(instance.id()) else { continue };
         match killing.stage {
             KillStage::Killed => {}
+            KillStage::Hook if killing.hooked => {
+                let (id, name) = (instance.id().to_owned(), instance.status.name.clone());
+                plan.act(Action::SignalStop { id, name });
+            }
             _ if now_ms >= killing.deadline_ms => plan.act(Action::SignalKill { id: instance.id().to_owned() }),
             KillStage::Hook | KillStage::Signalled => plan.wake(killing.deadline_ms),
         }
@@ -195,16 +198,19 @@ fn wind_down(pod: &Pod, observed: &Observed, memory: &Memory, now_ms: i64, plan:
     let is_sidecar = |name: &str| pod.spec.init_containers.iter().any(|one| one.name == name && one.is_sidecar());
     let mut running: Vec<&Instance> = observed.running().filter(|one| !is_sidecar(&one.status.name)).collect();
     if running.is_empty() {
-        let last = pod.spec.init_containers.iter().rev().find_map(|container| {
-            observed.running().find(|one| one.status.name == container.name)
-        });
+        let last = pod
+            .spec
+            .init_containers
+            .iter()
+            .rev()
+            .find_map(|container| observed.running().find(|one| one.status.name == container.name));
         running.extend(last);
     }
     if running.is_empty() {
         running.extend(observed.running());
     }
     for instance in &running {
-        begin_to_end(pod, instance, memory, grace_s, now_ms, plan);
+        begin_to_end(instance, memory, grace_s, now_ms, plan);
     }
     if !running.is_empty() {
         return;
@@ -218,12 +224,11 @@ fn wind_down(pod: &Pod, observed: &Observed, memory: &Memory, now_ms: i64, plan:
     }
 }
 
-fn begin_to_end(pod: &Pod, instance: &Instance, memory: &Memory, grace_s: i64, now_ms: i64, plan: &mut Plan) {
+fn begin_to_end(instance: &Instance, memory: &Memory, grace_s: i64, now_ms: i64, plan: &mut Plan) {
     let (id, name) = (instance.id().to_owned(), instance.status.name.clone());
     match memory.killing.get(&id) {
         None => {
             let message = format!("Stopping container {name}");
-            let _ = pod;
             plan.act(Action::Kill { id, name, message, grace_s });
         }
         // A second deletion with less grace shortens the first.
@@ -319,13 +324,18 @@ impl Machine<'_> {
         } else if let Some(which) = probed.and_then(|probed| probed.dead) {
             let probe = if which == "startup" { &container.startup_probe } else { &container.liveness_probe };
             (format!("Container {name} failed {which} probe, will be restarted"), probe.as_ref())
-        } else if instance.status.labels.get(super::state::HASH_LABEL).is_some_and(|hash| *hash != super::config::hash(container))
+        } else if instance
+            .status
+            .labels
+            .get(super::state::HASH_LABEL)
+            .is_some_and(|hash| *hash != super::config::hash(container))
         {
             (format!("Container {name} definition changed, will be restarted"), None)
         } else {
             return;
         };
-        let grace_s = probe.and_then(|probe| probe.termination_grace_period_seconds).unwrap_or_else(|| self.pod.grace_s());
+        let grace_s =
+            probe.and_then(|probe| probe.termination_grace_period_seconds).unwrap_or_else(|| self.pod.grace_s());
         plan.act(Action::Kill { id: instance.id().to_owned(), name: name.clone(), message, grace_s });
     }
 
@@ -360,9 +370,9 @@ fn next_attempt(pod: &Pod, observed: &Observed, name: &str) -> u32 {
     if let Some(newest) = observed.newest(name) {
         return newest.status.attempt + 1;
     }
-    let known = ["initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"].iter().find_map(|list| {
-        pod.status[*list].as_array()?.iter().find(|status| status["name"] == name)
-    });
+    let known = ["initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"]
+        .iter()
+        .find_map(|list| pod.status[*list].as_array()?.iter().find(|status| status["name"] == name));
     let ran = known.filter(|status| status["containerID"].as_str().is_some_and(|id| !id.is_empty()));
     ran.map_or(0, |status| u32::try_from(status["restartCount"].as_u64().unwrap_or(0)).unwrap_or(0) + 1)
 }
@@ -384,7 +394,7 @@ pub(crate) fn pull_policy(container: &Container) -> PullPolicy {
 /// The memory after `Kill` was carried out: a hook gets its time, the rest gets the signal at once.
 pub(crate) fn killing(has_hook: bool, grace_s: i64, now_ms: i64) -> Killing {
     let stage = if has_hook && grace_s > 0 { KillStage::Hook } else { KillStage::Signalled };
-    Killing { stage, deadline_ms: now_ms + grace_s.max(0) * 1000 }
+    Killing { stage, deadline_ms: now_ms + grace_s.max(0) * 1000, hooked: false }
 }
 
 #[cfg(test)]

@@ -46,7 +46,8 @@ pub(crate) fn qos(pod: &Pod) -> Qos {
     } else {
         vec![&pod.spec.resources]
     };
-    let positive = |list: &BTreeMap<String, Value>, name: &str| list.get(name).and_then(milli).filter(|value| *value > 0);
+    let positive =
+        |list: &BTreeMap<String, Value>, name: &str| list.get(name).and_then(milli).filter(|value| *value > 0);
     let mut any = false;
     let mut guaranteed = true;
     for resources in containers {
@@ -163,9 +164,14 @@ mod tests {
 
     #[test]
     fn values_of_cgroups_are_upstreams() {
-        let pod = pod_with(&json!({"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"cpu": "500m", "memory": "1Gi"}}));
+        let pod = pod_with(
+            &json!({"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"cpu": "500m", "memory": "1Gi"}}),
+        );
         let cgroup = container(&pod, &pod.spec.containers[0], 1 << 30);
-        assert_eq!((cgroup.cpu_shares, cgroup.cpu_quota, cgroup.memory_limit), (Some(256), Some(50_000), Some(1 << 30)));
+        assert_eq!(
+            (cgroup.cpu_shares, cgroup.cpu_quota, cgroup.memory_limit),
+            (Some(256), Some(50_000), Some(1 << 30))
+        );
         assert_eq!(cgroup.oom_score_adj, Some(500));
         assert_eq!(super::pod(&pod).cpu_shares, Some(256));
         let best = pod_with(&json!({}));

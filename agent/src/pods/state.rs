@@ -16,8 +16,6 @@ pub(crate) const IMAGE_ANNOTATION: &str = "bramble.dev/image";
 pub(crate) const IMAGE_ID_ANNOTATION: &str = "bramble.dev/image-id";
 /// The annotation of a container that holds where its termination message lies on the host.
 pub(crate) const MESSAGE_ANNOTATION: &str = "bramble.dev/termination-message";
-/// The annotation of a container with its resources as in the status.
-pub(crate) const USER_ANNOTATION: &str = "bramble.dev/user";
 
 /// What the runtime says about one pod.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -176,6 +174,8 @@ pub(crate) struct Killing {
     pub(crate) stage: KillStage,
     /// When SIGKILL comes.
     pub(crate) deadline_ms: i64,
+    /// The preStop hook is done.
+    pub(crate) hooked: bool,
 }
 
 /// ```text

@@ -7,9 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::backoff::{self, go_duration};
 use super::spec::{Container, Pod};
-use super::state::{
-    Hook, IMAGE_ANNOTATION, IMAGE_ID_ANNOTATION, Instance, Memory, Observed, Pull, Readiness, RestartBackoff,
-};
+use super::state::{Hook, IMAGE_ANNOTATION, IMAGE_ID_ANNOTATION, Instance, Memory, Observed, Pull, RestartBackoff};
 use super::time::rfc3339;
 use super::{ContainerKind, resources};
 
@@ -30,14 +28,24 @@ pub(crate) fn status(pod: &Pod, observed: &Observed, memory: &Memory, now: &Now<
     let lists = Lists {
         init: containers(ContainerKind::Init, &pod.spec.init_containers, pod, observed, memory, now.now_ms),
         main: containers(ContainerKind::Main, &pod.spec.containers, pod, observed, memory, now.now_ms),
-        ephemeral: containers(ContainerKind::Ephemeral, &pod.spec.ephemeral_containers, pod, observed, memory, now.now_ms),
+        ephemeral: containers(
+            ContainerKind::Ephemeral,
+            &pod.spec.ephemeral_containers,
+            pod,
+            observed,
+            memory,
+            now.now_ms,
+        ),
     };
     let phase = phase::phase(pod, memory, &lists);
     let mut status = Map::new();
     let former = &pod.status;
     status.insert("phase".into(), json!(phase));
     status.insert("conditions".into(), json!(conditions::all(pod, observed, &lists, phase, now.now_ms)));
-    status.insert("qosClass".into(), former["qosClass"].as_str().map_or_else(|| json!(resources::qos(pod).name()), |qos| json!(qos)));
+    status.insert(
+        "qosClass".into(),
+        former["qosClass"].as_str().map_or_else(|| json!(resources::qos(pod).name()), |qos| json!(qos)),
+    );
     let start = former["startTime"].as_str().map_or_else(|| rfc3339(memory.started_ms), str::to_owned);
     status.insert("startTime".into(), json!(start));
     if let Some(generation) = pod.metadata.generation {
@@ -273,7 +281,6 @@ fn waiting(pod: &Pod, container: &Container, memory: &Memory) -> Value {
         return json!({"waiting": pull_waiting(container, error, *delay_ms)});
     }
     let reason = if pod.spec.init_containers.is_empty() { "ContainerCreating" } else { "PodInitializing" };
-    let _ = Readiness::Ready;
     json!({"waiting": {"reason": reason}})
 }
 

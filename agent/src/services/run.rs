@@ -26,6 +26,7 @@ pub async fn run(link: Link, proxy: Proxy) {
     loop {
         let at = due.unwrap_or(earliest);
         tokio::select! {
+            biased;
             delta = services.next() => {
                 apply(&proxy, "Service", delta);
                 due = due.or(Some(earliest.max(Instant::now())));

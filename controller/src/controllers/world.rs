@@ -279,14 +279,11 @@ impl World {
                 self.strategic(&key, body);
                 self.finish(&key);
             }
-            Action::Delete { key, uid, propagation, grace_seconds, note } => {
+            Action::Delete { key, uid, propagation, note, .. } => {
                 let found = self.objects.get(&key).map(|object| Uid::parse(str_at(object, &["metadata", "uid"])));
                 if found == Some(uid) {
                     self.reports.extend(note.map(|note| note.succeeded(&key.name)));
-                    match grace_seconds {
-                        Some(0) => self.remove(&key),
-                        _ => self.delete(&key, propagation),
-                    }
+                    self.delete(&key, propagation);
                 }
             }
             Action::DeleteCollection { kind, namespace } => {

@@ -48,7 +48,8 @@ pub(super) fn all(pod: &Pod, observed: &Observed, lists: &Lists, phase: &str, no
 
 fn render(pod: &Pod, condition: &Condition, before: Option<&Value>, now_ms: i64) -> Value {
     let status = if condition.status { "True" } else { "False" };
-    let since = before.filter(|before| before["status"] == status).and_then(|before| before["lastTransitionTime"].as_str());
+    let since =
+        before.filter(|before| before["status"] == status).and_then(|before| before["lastTransitionTime"].as_str());
     let mut value = json!({
         "type": condition.kind,
         "status": status,
@@ -78,9 +79,10 @@ fn initialized(pod: &Pod, lists: &Lists, phase: &str) -> Condition {
         let done = if container.is_sidecar() { status["started"] == true } else { status["ready"] == true };
         (!done).then_some(status)
     });
-    let main_runs = lists.main.iter().any(|status| {
-        !status["state"]["waiting"].is_object() || status["lastState"]["terminated"].is_object()
-    });
+    let main_runs = lists
+        .main
+        .iter()
+        .any(|status| !status["state"]["waiting"].is_object() || status["lastState"]["terminated"].is_object());
     match names(incomplete) {
         _ if phase == "Succeeded" => Condition { reason: "PodCompleted", ..yes("Initialized") },
         Some(names) if !main_runs => {

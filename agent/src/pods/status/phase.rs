@@ -20,9 +20,9 @@ pub(crate) fn has_ended_for_good(pod: &Pod, observed: &Observed) -> bool {
         instance.has_ended() && !restarts(policy, kind, container, instance)
     };
     let failed_init = pod.spec.init_containers.iter().filter(|one| !one.is_sidecar()).any(|container| {
-        observed.newest(&container.name).is_some_and(|instance| {
-            !instance.succeeded() && stays_ended(ContainerKind::Init, container, instance)
-        })
+        observed
+            .newest(&container.name)
+            .is_some_and(|instance| !instance.succeeded() && stays_ended(ContainerKind::Init, container, instance))
     });
     failed_init
         || !pod.spec.containers.is_empty()

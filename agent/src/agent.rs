@@ -1,0 +1,337 @@
+//! Shell: wires the agent of one board together and runs it.
+//!
+//! ```text
+//!  checkpoint -> pods at once         join (token, or the certificate of an earlier run) -> link -> node, pods, services
+//! ```
+//! Nothing here waits for the API server before pods run: the link is there from the start, and connects later.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bramble_runtime::{Layout, Runtime};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use serde_json::Value;
+use tokio::sync::{Notify, watch};
+use tracing::{error, info, warn};
+
+use crate::checkpoint::Checkpoint;
+use crate::images::{BoardImages, Registries};
+use crate::instance::Instance;
+use crate::join::{self, JoinError, JoinOptions, Joined, Rotation, ServingNames};
+use crate::link::backoff::Backoff;
+use crate::link::{Clock, Endpoint, KeyPin, Link, LinkError, Sending, Transport};
+use crate::network::{self, Cidr, Network};
+use crate::node::{self, Health, NodeOptions, NodeSignals, Registration, Reserved};
+use crate::pods::{self, BoardOptions, BoardRuntime, Images, Table};
+use crate::services::{self, Proxy};
+
+/// Everything that an agent is told.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Names and places on this host.
+    pub instance: Instance,
+    /// The node's name.
+    pub node_name: String,
+    /// The API server.
+    pub server: Endpoint,
+    /// A one-time token; not needed once joined.
+    pub token: Option<String>,
+    /// The pins of the cluster's authority; not needed once joined.
+    pub pins: Vec<KeyPin>,
+    /// `--node-ip`; empty means found by itself.
+    pub node_ips: Vec<IpAddr>,
+    /// `--node-labels`.
+    pub labels: Vec<(String, String)>,
+    /// `--register-with-taints`: key, value, effect.
+    pub taints: Vec<(String, String, String)>,
+    /// Pods of the whole cluster.
+    pub cluster_cidr: Cidr,
+    /// Services.
+    pub service_cidr: Cidr,
+    /// Cluster DNS, usually the tenth address of the service range.
+    pub dns_addresses: Vec<IpAddr>,
+    /// `cluster.local`.
+    pub cluster_domain: String,
+    /// Registries that speak plain HTTP, `host[:port]`.
+    pub insecure_registries: Vec<String>,
+    /// Where the kubelet's server listens.
+    pub kubelet_port: u16,
+    /// Pods from files.
+    pub static_pods: Option<PathBuf>,
+}
+
+/// Why an agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Something of this host is not as it must be.
+    #[error("{0}")]
+    Host(String),
+    /// The board is not, and cannot become, part of the cluster.
+    #[error(transparent)]
+    Join(#[from] JoinError),
+}
+
+/// Memory that is kept back from pods: the agent, the kernel, and upstream's hard eviction threshold of 100 MiB.
+const RESERVED: Reserved = Reserved { cpu_milli: 0, memory_bytes: 100 << 20 };
+
+/// Reads a join file: the token and the pin, a line each.
+///
+/// # Errors
+/// A sentence for the user.
+pub fn read_join_file(text: &str) -> Result<(String, Vec<KeyPin>), String> {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let token = lines.next().ok_or("the join file is empty")?.to_owned();
+    let pins: Option<Vec<KeyPin>> = lines.map(KeyPin::parse).collect();
+    let pins = pins.filter(|pins| !pins.is_empty()).ok_or("the join file has no pin, sha256: and 64 hex digits")?;
+    Ok((token, pins))
+}
+
+/// Runs until the future is dropped; calls `ready` when the node is registered. Containers go on without it.
+///
+/// # Errors
+/// What makes it pointless to go on: a host that cannot run pods, a token that is refused.
+pub async fn run(options: Options, ready: impl FnOnce() + Send + 'static) -> Result<(), AgentError> {
+    let host = |error: &dyn std::fmt::Display| AgentError::Host(error.to_string());
+    let agent_dir = options.instance.data_dir.join("agent");
+    let clock = Arc::new(Clock::default());
+    let transport = Arc::new(LateTransport::default());
+    let link = Link::new(transport.clone());
+    let table = Table::default();
+
+    let runtime = Arc::new(open_runtime(&options.instance).map_err(|error| host(&error.chain()))?);
+    let registries = Registries {
+        insecure: options.insecure_registries.clone(),
+        authorities: Some(options.instance.data_dir.join("certs.d")),
+    };
+    let images = Arc::new(BoardImages::open(&options.instance.data_dir, registries).map_err(|error| host(&error))?);
+    let (proxy, network) = open_network(&options).map_err(|error| host(&error))?;
+    let checkpoint = Checkpoint::open(&agent_dir)
+        .map_err(|error| warn!(%error, "no checkpoint: this board needs its controller to start"))
+        .ok();
+
+    let server = resolve(&options.server).await;
+    let facts = node::gather(&options.instance.data_dir, server, &options.node_ips);
+    let board = BoardOptions {
+        runtime: Arc::new(BoardRuntime::new(runtime.clone(), images.store())),
+        images: images.clone(),
+        network: Arc::new(network.clone()),
+        table: table.clone(),
+        node_name: options.node_name.clone(),
+        agent_dir: agent_dir.clone(),
+        run_dir: options.instance.run_dir.clone(),
+        log_root: options.instance.data_dir.join("logs"),
+        dns_servers: options.dns_addresses.clone(),
+        cluster_domain: options.cluster_domain.clone(),
+        host_ips: facts.addresses.clone(),
+        node: facts,
+        static_pods: options.static_pods.clone(),
+    };
+    tokio::spawn(pods::run(board, link.clone(), clock.clone(), checkpoint));
+    tokio::spawn(services::run(link.clone(), proxy.clone()));
+    tokio::spawn(answer_names(dns_options(&options), proxy));
+
+    let join = JoinOptions {
+        dir: join::dir_below(&agent_dir),
+        server: options.server.clone(),
+        node_name: options.node_name.clone(),
+        token: options.token.clone(),
+        pins: options.pins.clone(),
+    };
+    let joined = joined(&join, &clock).await?;
+    transport.set(joined.connection.clone());
+    let (health, receiver) = watch::channel(Health { not_ready: vec![NO_RANGE.to_owned()], ..Health::default() });
+    let signals = NodeSignals {
+        health: receiver,
+        node: Arc::new(watch::Sender::new(Arc::new(Value::Null))),
+        names: Arc::new(watch::Sender::new(ServingNames::default())),
+    };
+    let rotation = Rotation {
+        dir: join.dir.clone(),
+        node_name: options.node_name.clone(),
+        clock: clock.clone(),
+        link: link.clone(),
+    };
+    let (serving, _certificates) = watch::channel(None);
+    tokio::spawn(join::rotate_client(rotation.clone(), joined));
+    tokio::spawn(join::rotate_serving(rotation, signals.names.subscribe(), serving));
+    tokio::spawn(watch_node(signals.node.subscribe(), health, network, images, ready));
+    node::run(node_options(&options, server), link, clock, signals).await;
+    Ok(())
+}
+
+const NO_RANGE: &str = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
+                        message:Network plugin returns error: the node has no pod range yet";
+
+/// The certificate of an earlier run, else the token, as long as it takes.
+async fn joined(options: &JoinOptions, clock: &Arc<Clock>) -> Result<Joined, AgentError> {
+    match join::saved(options, clock) {
+        Ok(Some(joined)) => return Ok(joined),
+        Ok(None) => {}
+        Err(error) => error!(%error, "the certificate of an earlier run cannot be used, joining anew"),
+    }
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    loop {
+        match join::join(options, clock).await {
+            Ok(joined) => return Ok(joined),
+            Err(error) if error.is_transient() => {
+                warn!(%error, "joining");
+                tokio::time::sleep(backoff.advance(crate::link::random())).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn open_runtime(instance: &Instance) -> Result<Runtime, bramble_runtime::Error> {
+    Runtime::open(Layout {
+        data_dir: instance.data_dir.clone(),
+        run_dir: instance.run_dir.clone(),
+        cgroup_root: instance.cgroup_root.clone(),
+        instance: instance.name.clone(),
+    })
+}
+
+fn open_network(options: &Options) -> Result<(Proxy, Network), network::Error> {
+    let proxy = Proxy::new(&services::Options {
+        instance: options.instance.clone(),
+        node_name: options.node_name.clone(),
+        zone: String::new(),
+        cluster_ranges: vec![options.cluster_cidr],
+        service_ranges: vec![options.service_cidr],
+        dns_addresses: options.dns_addresses.clone(),
+    });
+    let network = Network::open(
+        network::Options {
+            instance: options.instance.clone(),
+            service_ranges: vec![options.service_cidr],
+            dns_addresses: options.dns_addresses.clone(),
+            mtu: None,
+        },
+        proxy.clone(),
+    )?;
+    Ok((proxy, network))
+}
+
+fn dns_options(options: &Options) -> crate::dns::Options {
+    crate::dns::Options {
+        addresses: options.dns_addresses.clone(),
+        port: 53,
+        domain: options.cluster_domain.clone(),
+        ranges: vec![options.cluster_cidr, options.service_cidr],
+        resolv_conf: "/etc/resolv.conf".into(),
+    }
+}
+
+async fn answer_names(options: crate::dns::Options, proxy: Proxy) {
+    if let Err(error) = crate::dns::run(options, proxy.index()).await {
+        error!(%error, "names of the cluster are not answered");
+    }
+}
+
+fn node_options(options: &Options, server: Option<SocketAddr>) -> NodeOptions {
+    NodeOptions {
+        registration: Registration {
+            name: options.node_name.clone(),
+            labels: options.labels.clone(),
+            taints: options.taints.clone(),
+        },
+        reserved: RESERVED,
+        data_dir: options.instance.data_dir.clone(),
+        server,
+        node_ips: options.node_ips.clone(),
+    }
+}
+
+async fn resolve(server: &Endpoint) -> Option<SocketAddr> {
+    tokio::net::lookup_host((server.host.as_str(), server.port)).await.ok()?.next()
+}
+
+/// Gives the pod network its ranges, and tells the node's loop of images and readiness.
+async fn watch_node(
+    mut node: watch::Receiver<Arc<Value>>,
+    health: watch::Sender<Health>,
+    network: Network,
+    images: Arc<BoardImages>,
+    ready: impl FnOnce(),
+) {
+    let mut ready = Some(ready);
+    let mut known = Vec::new();
+    while node.changed().await.is_ok() {
+        let current = node.borrow_and_update().clone();
+        if current.is_null() {
+            continue;
+        }
+        let texts = current["spec"]["podCIDRs"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let ranges: Vec<Cidr> = texts.iter().filter_map(|text| text.as_str()?.parse().ok()).collect();
+        if !ranges.is_empty() && ranges != known {
+            let (network, wanted) = (network.clone(), ranges.clone());
+            match tokio::task::spawn_blocking(move || network.set_ranges(&wanted)).await {
+                Ok(Ok(())) => {
+                    info!(?ranges, "pod ranges");
+                    known = ranges;
+                }
+                Ok(Err(error)) => error!(%error, "pod ranges"),
+                Err(error) => error!(%error, "pod ranges"),
+            }
+        }
+        let present = Images::list(&*images).await;
+        let not_ready = if known.is_empty() { vec![NO_RANGE.to_owned()] } else { Vec::new() };
+        health.send_if_modified(|health| {
+            let next = Health { not_ready, images: present, ..health.clone() };
+            let changed = *health != next;
+            *health = next;
+            changed
+        });
+        if let Some(ready) = ready.take_if(|_| !known.is_empty()) {
+            ready();
+        }
+    }
+}
+
+/// A transport that is there before the board has joined; whoever asks too early is told to come again.
+#[derive(Default)]
+struct LateTransport {
+    connection: OnceLock<Arc<dyn Transport>>,
+    set: Notify,
+}
+
+impl LateTransport {
+    fn set(&self, connection: Arc<dyn Transport>) {
+        // Set once: a second joining in one run does not happen.
+        let _ = self.connection.set(connection);
+        self.set.notify_waiters();
+    }
+}
+
+impl Transport for LateTransport {
+    fn send(&self, request: Request<Full<Bytes>>) -> Sending<'_> {
+        match self.connection.get() {
+            Some(connection) => connection.send(request),
+            None => Box::pin(async { Err(LinkError::Unreachable("this board has not joined yet".to_owned())) }),
+        }
+    }
+
+    fn reconnected(&self) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        match self.connection.get() {
+            Some(connection) => connection.reconnected(),
+            None => Box::pin(self.set.notified()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_join_file_has_a_token_and_pins() {
+        let pin = format!("sha256:{}", "ab".repeat(32));
+        let (token, pins) = read_join_file(&format!("abcdef.0123456789abcdef\n{pin}\n")).unwrap();
+        assert_eq!((token.as_str(), pins.len()), ("abcdef.0123456789abcdef", 1));
+        assert!(read_join_file("abcdef.0123456789abcdef\n").is_err());
+    }
+}

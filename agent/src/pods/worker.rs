@@ -1,0 +1,360 @@
+//! Shell: the one task of one pod: observe, plan, apply, report, wait.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use tracing::warn;
+
+use super::board::Board;
+use super::plan::plan;
+use super::post::{self, Address};
+use super::spec::{Container, Pod};
+use super::state::{Hook, Memory, Observed, Readiness};
+use super::status::{self, Now};
+use super::{ImageRef, PullError};
+use crate::probes::{self, Outcome, Which};
+use crate::volumes::{self, Tokens};
+
+mod apply;
+mod entry;
+mod hooks;
+mod pull;
+
+/// Messages that wait for a pod's task.
+const WAITING_MESSAGES: usize = 32;
+
+/// When the runtime cannot be asked: again after this.
+const RUNTIME_RETRY: Duration = Duration::from_secs(2);
+
+/// What the task is told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    /// The API (or a file) has a newer object.
+    Desired(Arc<Value>),
+    /// The API no longer has it: end it, tell nobody.
+    Gone,
+    /// An image is there, or is not.
+    Pulled { name: String, reference: String, result: Result<ImageRef, PullError>, took_ms: i64 },
+    /// A preStop hook ended.
+    Stopped { id: String },
+    /// A postStart hook ended.
+    Begun { id: String, result: Result<(), String> },
+    /// A probe has something to say.
+    Probe { id: String, name: String, which: Which, outcome: Outcome },
+}
+
+/// How the rest of the agent reaches a pod's task.
+pub(crate) struct Handle {
+    pub(crate) sender: mpsc::Sender<Message>,
+    /// Something of the pod changed in the runtime or in what it refers to.
+    pub(crate) notify: Arc<Notify>,
+    pub(crate) task: JoinHandle<()>,
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+pub(crate) struct Worker {
+    board: Arc<Board>,
+    object: Arc<Value>,
+    pod: Pod,
+    gone: bool,
+    memory: Memory,
+    /// Of the sandbox of this id.
+    ips: Option<(String, Vec<IpAddr>)>,
+    volumes: BTreeMap<String, PathBuf>,
+    tokens: Tokens,
+    probers: BTreeMap<(String, Which), AbortOnDrop>,
+    messages: mpsc::Receiver<Message>,
+    sender: mpsc::Sender<Message>,
+    notify: Arc<Notify>,
+    newest: watch::Sender<Arc<Value>>,
+    posting: Option<JoinHandle<()>>,
+    /// Reasons that were told as events already, by container.
+    told: BTreeMap<String, String>,
+    /// The delay after the last failed pull, by container.
+    delays: BTreeMap<String, i64>,
+}
+
+impl Worker {
+    /// Starts the task of a pod.
+    pub(crate) fn start(board: Arc<Board>, object: Arc<Value>, pod: Pod) -> Handle {
+        let (sender, messages) = mpsc::channel(WAITING_MESSAGES);
+        let notify = Arc::new(Notify::new());
+        let address = address(&pod);
+        let (newest, receiver) = watch::channel(Arc::new(Value::Null));
+        let posting = (!pod.is_static())
+            .then(|| tokio::spawn(post::statuses(board.link.clone(), address, receiver, pod.status.clone())));
+        let memory = Memory { started_ms: started_ms(&pod).unwrap_or_else(|| board.now_ms()), ..Memory::default() };
+        let worker = Self {
+            board,
+            object,
+            pod,
+            gone: false,
+            memory,
+            ips: None,
+            volumes: BTreeMap::new(),
+            tokens: Tokens::default(),
+            probers: BTreeMap::new(),
+            messages,
+            sender: sender.clone(),
+            notify: Arc::clone(&notify),
+            newest,
+            posting,
+            told: BTreeMap::new(),
+            delays: BTreeMap::new(),
+        };
+        let task = tokio::spawn(worker.run());
+        Handle { sender, notify, task }
+    }
+
+    async fn run(mut self) {
+        self.claim();
+        loop {
+            let observed = match self.observe().await {
+                Ok(observed) => observed,
+                Err(error) => {
+                    warn!(pod = %self.pod.display(), %error, "asking the runtime");
+                    tokio::time::sleep(RUNTIME_RETRY).await;
+                    continue;
+                }
+            };
+            self.forget_the_dead(&observed);
+            self.sync_probes(&observed);
+            let now_ms = self.board.now_ms();
+            let plan = plan(&self.pod, &observed, &self.memory, now_ms);
+            self.report(&observed);
+            let mut again = false;
+            for action in plan.actions {
+                match self.apply(action, &observed).await {
+                    apply::Applied::Again => again = true,
+                    apply::Applied::Nothing => {}
+                    apply::Applied::Finished => return self.farewell().await,
+                }
+            }
+            if !again {
+                self.wait(plan.wake_at_ms).await;
+            }
+        }
+    }
+
+    /// Waits for a message, a notification, or the time; takes everything that is there.
+    async fn wait(&mut self, wake_at_ms: Option<i64>) {
+        let now_ms = self.board.now_ms();
+        let wake = [wake_at_ms, self.tokens.next_ms()].into_iter().flatten().min();
+        let pause = wake.map(|at_ms| Duration::from_millis(u64::try_from(at_ms - now_ms).unwrap_or(0)));
+        let notify = Arc::clone(&self.notify);
+        tokio::select! {
+            Some(message) = self.messages.recv() => self.take(message),
+            () = notify.notified() => {}
+            // A moment more than asked, because timers have a coarser grain than clocks.
+            () = tokio::time::sleep(pause.unwrap_or(Duration::MAX) + Duration::from_millis(1)), if pause.is_some() => {}
+        }
+        while let Ok(message) = self.messages.try_recv() {
+            self.take(message);
+        }
+        if self.memory.volumes == Readiness::Ready {
+            self.refresh_volumes().await;
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Desired(object) => self.desire(object),
+            Message::Gone => {
+                self.gone = true;
+                self.pod.metadata.deletion_timestamp.get_or_insert_default();
+                self.memory.grace_s = Some(self.pod.grace_s());
+            }
+            Message::Pulled { name, reference, result, took_ms } => self.pulled(name, reference, result, took_ms),
+            Message::Stopped { id } => {
+                if let Some(killing) = self.memory.killing.get_mut(&id) {
+                    // Upstream leaves two seconds after the hook, whatever it took.
+                    killing.deadline_ms = killing.deadline_ms.max(self.board.now_ms() + 2000);
+                    killing.hooked = true;
+                }
+            }
+            Message::Begun { id, result } => self.begun(id, result),
+            Message::Probe { id, name, which, outcome } => self.probed(&id, &name, which, outcome),
+        }
+    }
+
+    fn desire(&mut self, object: Arc<Value>) {
+        let Ok(mut pod) = Pod::read(&object) else { return };
+        // What this board computed is newer than what the API holds, except for other people's conditions.
+        let mut own = std::mem::take(&mut self.pod.status);
+        if own.is_object() {
+            merge_foreign_conditions(&mut own, &pod.status);
+            pod.status = own;
+        }
+        self.pod = pod;
+        self.object = object;
+        self.claim();
+    }
+
+    fn claim(&self) {
+        let (config_maps, secrets) = volumes::references(&self.pod);
+        let meta = &self.pod.metadata;
+        self.board.references.claim(&meta.uid, &meta.namespace, &config_maps, &secrets, &self.notify);
+    }
+
+    async fn observe(&mut self) -> Result<Observed, String> {
+        let mut observed = self.board.observe(&self.pod.metadata.uid).await?;
+        let Some(sandbox) = observed.sandbox.clone().filter(|sandbox| sandbox.ready) else { return Ok(observed) };
+        match &self.ips {
+            Some((id, ips)) if *id == sandbox.id => observed.ips = ips.clone(),
+            // A sandbox of an earlier agent: its network is attached again, which answers the same addresses.
+            _ => match self.attach(&sandbox).await {
+                Ok(ips) => {
+                    self.ips = Some((sandbox.id.clone(), ips.clone()));
+                    observed.ips = ips;
+                }
+                Err(error) => warn!(pod = %self.pod.display(), %error, "attaching the network again"),
+            },
+        }
+        Ok(observed)
+    }
+
+    /// Memory and probers of containers that are gone go too.
+    fn forget_the_dead(&mut self, observed: &Observed) {
+        let lives = |id: &String| observed.running().any(|instance| instance.id() == id);
+        self.memory.killing.retain(|id, _| lives(id));
+        self.memory.hooks.retain(|id, _| lives(id));
+        self.memory.probes.retain(|id, _| lives(id));
+        self.probers.retain(|(id, _), _| lives(id));
+    }
+
+    fn sync_probes(&mut self, observed: &Observed) {
+        let host_ip = self.board.host_ips.first().copied();
+        let ip = if self.pod.spec.host_network { host_ip } else { observed.ips.first().copied() };
+        for instance in observed.running() {
+            let Some((_, container)) = self.pod.container(&instance.status.name) else { continue };
+            let started = status::is_started(container, instance, &self.memory);
+            let hooked = matches!(self.memory.hooks.get(instance.id()), Some(Hook::Running));
+            let due = if started {
+                [Some(Which::Liveness), Some(Which::Readiness)]
+            } else {
+                [(!hooked).then_some(Which::Startup), None]
+            };
+            for which in due.into_iter().flatten() {
+                let key = (instance.id().to_owned(), which);
+                let Some(probe) = which.of(container).filter(|_| !self.probers.contains_key(&key)) else { continue };
+                let since_ms = self.board.now_ms() - instance.status.started_at / 1_000_000;
+                let prober = self.prober(instance.id(), container, which, probe.clone(), since_ms, ip);
+                self.probers.insert(key, prober);
+            }
+        }
+    }
+
+    fn prober(
+        &self,
+        id: &str,
+        container: &Container,
+        which: Which,
+        probe: super::spec::Probe,
+        since_ms: i64,
+        ip: Option<IpAddr>,
+    ) -> AbortOnDrop {
+        let target = probes::Target {
+            runtime: Arc::clone(&self.board.runtime),
+            container_id: id.to_owned(),
+            container: Arc::new(container.clone()),
+            ip,
+        };
+        let (sender, id, name) = (self.sender.clone(), id.to_owned(), container.name.clone());
+        AbortOnDrop(tokio::spawn(async move {
+            let tell = move |outcome| {
+                let message = Message::Probe { id: id.clone(), name: name.clone(), which, outcome };
+                // A task that is this far behind hears the next result.
+                let _ = sender.try_send(message);
+            };
+            probes::watch(target, which, probe, since_ms, tell).await;
+        }))
+    }
+
+    fn probed(&mut self, id: &str, name: &str, which: Which, outcome: Outcome) {
+        let probed = self.memory.probes.entry(id.to_owned()).or_default();
+        match outcome {
+            Outcome::Failure(message) => {
+                let text = format!("{} probe failed: {message}", which.title());
+                self.board.recorder.warning(&self.pod, Some(name), "Unhealthy", text);
+            }
+            Outcome::Verdict(good) => match which {
+                Which::Startup => {
+                    probed.started = Some(good);
+                    probed.dead = (!good).then_some("startup");
+                }
+                Which::Readiness => probed.ready = Some(good),
+                Which::Liveness => probed.dead = (!good).then_some("liveness"),
+            },
+        }
+    }
+
+    /// Computes the status, shows it to servers on this board, and hands it to the poster.
+    fn report(&mut self, observed: &Observed) {
+        let now = Now { host_ips: &self.board.host_ips, now_ms: self.board.now_ms() };
+        let status = status::status(&self.pod, observed, &self.memory, &now);
+        self.pod.status = status.clone();
+        self.board.table.put(entry::entry(&self.pod, &self.object, observed, &self.board));
+        if !self.gone {
+            self.newest.send_if_modified(|known| {
+                let changed = **known != status;
+                if changed {
+                    *known = Arc::new(status);
+                }
+                changed
+            });
+        }
+    }
+
+    /// Nothing runs any more: the last word to the API.
+    async fn farewell(mut self) {
+        let meta = &self.pod.metadata;
+        if let Some(posting) = self.posting.take() {
+            posting.abort();
+        }
+        if !self.gone && !self.pod.is_static() {
+            let known = self.object.get("status").cloned().unwrap_or(json!({}));
+            post::farewell(&self.board.link, &address(&self.pod), &known, &self.pod.status).await;
+        }
+        self.board.references.release(&meta.uid);
+        self.board.table.remove(&meta.namespace, &meta.name, &meta.uid);
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if let Some(posting) = self.posting.take() {
+            posting.abort();
+        }
+    }
+}
+
+fn address(pod: &Pod) -> Address {
+    let meta = &pod.metadata;
+    Address { namespace: meta.namespace.clone(), name: meta.name.clone(), uid: meta.uid.clone() }
+}
+
+fn started_ms(pod: &Pod) -> Option<i64> {
+    pod.status["startTime"].as_str().and_then(super::time::parse_rfc3339)
+}
+
+/// Conditions that others set (readiness gates, disruption targets) reach the status that this board holds.
+fn merge_foreign_conditions(own: &mut Value, theirs: &Value) {
+    const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+    let foreign = |one: &Value| !OURS.iter().any(|kind| one["type"] == *kind);
+    let Some(conditions) = own["conditions"].as_array_mut() else { return };
+    conditions.retain(|one| !foreign(one));
+    conditions.extend(theirs["conditions"].as_array().into_iter().flatten().filter(|one| foreign(one)).cloned());
+}
