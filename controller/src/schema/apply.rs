@@ -146,6 +146,10 @@ pub fn apply(
             others = others.union(&entry.set);
         }
         prune(kind, &mut merged, &last, Some(&wanted), Some(&others));
+        let removed = compare(kind, Some(&live_value), Some(&merged)).removed;
+        for entry in &mut managers.entries {
+            entry.set = entry.set.difference(&removed);
+        }
     }
     managers.set(Operation::Apply, writer, wanted);
     let Value::Object(mut result) = merged else { return Ok(Map::new()) };

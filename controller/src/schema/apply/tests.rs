@@ -92,7 +92,7 @@ fn updates_take_fields_over() {
     assert_eq!(
         fields(&live, "creator"),
         json!({"f:metadata": {"f:labels": {".": {}, "f:app": {}}},
-            "f:spec": {"f:replicas": {}, "f:selector": {}, "f:template": {"f:spec": {"f:containers": {".": {},
+            "f:spec": {"f:replicas": {}, "f:selector": {}, "f:template": {"f:spec": {"f:containers": {
                 "k:{\"name\":\"a\"}": {".": {}, "f:name": {}, "f:image": {}}}}}}})
     );
     let mut next = live.clone();

@@ -159,7 +159,8 @@ fn compare_at(kind: Kind, old: Option<&Value>, new: Option<&Value>, path: &mut V
         }
         return;
     }
-    // A container that comes or goes is a field itself, but for plain objects, which are always there.
+    // A container that comes or goes is a field itself, but for those that are always there.
+    let both = old.is_some() && new.is_some();
     if !path.is_empty() {
         match (old, new) {
             (None, Some(_)) => found.added.insert(path),
@@ -173,10 +174,8 @@ fn compare_at(kind: Kind, old: Option<&Value>, new: Option<&Value>, path: &mut V
         let old = old_parts.iter().find(|(known, ..)| known == step).map(|(_, _, value)| *value);
         let new = new_parts.iter().find(|(known, ..)| known == step).map(|(_, _, value)| *value);
         let part = old_parts.iter().chain(&new_parts).find(|(known, ..)| known == step).map(|(_, kind, _)| *kind);
-        let plain = plain_object(kind, step);
         path.push(step.clone());
-        if plain && (old.is_none() || new.is_none()) {
-            let empty = Value::Object(Map::new());
+        if let (true, Some(empty)) = (both, always_there(kind, step)) {
             compare_at(part.unwrap_or(Kind::Leaf), old.or(Some(&empty)), new.or(Some(&empty)), path, found);
         } else {
             compare_at(part.unwrap_or(Kind::Leaf), old, new, path, found);
@@ -185,14 +184,15 @@ fn compare_at(kind: Kind, old: Option<&Value>, new: Option<&Value>, path: &mut V
     }
 }
 
-/// Whether upstream's Go struct always holds this object, so that only its parts come and go.
-fn plain_object(kind: Kind, step: &Step) -> bool {
-    let (Kind::Object(kind), Step::Field(name)) = (kind, step) else { return false };
-    kind.field(name).is_some_and(|field| {
-        matches!((field.shape(), field.element()), (Shape::One, Element::Object(_)))
-            && !field.is_pointer()
-            && !field.is_atomic_map()
-    })
+/// The empty form of a container that upstream's Go struct always holds, so that only its parts come and go.
+fn always_there(kind: Kind, step: &Step) -> Option<Value> {
+    let (Kind::Object(kind), Step::Field(name)) = (kind, step) else { return None };
+    let field = kind.field(name).filter(|field| !field.is_pointer() && !field.is_atomic_map())?;
+    match (field.shape(), field.element()) {
+        (Shape::One, Element::Object(_)) => Some(Value::Object(Map::new())),
+        (Shape::List, _) if field.is_required() && Kind::of(field) != Kind::Leaf => Some(Value::Array(Vec::new())),
+        _ => None,
+    }
 }
 
 fn parts(kind: Kind, value: Option<&Value>) -> Vec<(Step, Kind, &Value)> {
@@ -232,37 +232,44 @@ pub fn merge(kind: Kind, live: &mut Value, applied: &Value) {
     }
 }
 
-/// Shared items come in the order of the configuration; what only the server has stays before its successor.
+/// The configuration's items keep their order; an item that only the server has stands after the same items as before.
 fn merge_list(kind: Kind, live: Vec<Value>, applied: &[Value]) -> Vec<Value> {
     let id = |item: &Value| match kind {
         Kind::Keyed(field) => key_of(field, item),
         _ => Some(Step::Value(item.to_string())),
     };
     let wanted: Vec<Option<Step>> = applied.iter().map(id).collect();
-    let mut rest: Vec<Option<Value>> = live.into_iter().map(Some).collect();
-    let ids: Vec<Option<Step>> = rest.iter().map(|item| item.as_ref().and_then(id)).collect();
-    let mut result = Vec::new();
-    let mut at = 0;
-    for (item, key) in applied.iter().zip(&wanted) {
-        let Some(found) = ids.iter().position(|id| id == key) else {
-            result.push(item.clone());
-            continue;
-        };
-        for own in at..found {
-            if !wanted.contains(&ids[own]) {
-                result.extend(rest[own].take());
+    let present: Vec<Option<Step>> = live.iter().map(id).collect();
+    let mut live: Vec<Option<Value>> = live.into_iter().map(Some).collect();
+    let mut result = Vec::with_capacity(live.len().max(applied.len()));
+    let (mut own, mut next) = (0, 0);
+    while own < live.len() || next < applied.len() {
+        if let Some(key) = present.get(own) {
+            if !wanted.contains(key) {
+                result.extend(live[own].take());
+                own += 1;
+                continue;
+            }
+            // A shared item waits for its turn in the configuration's order, or has had it.
+            let next_shared = wanted[next..].iter().find(|key| present.contains(key));
+            if next_shared != Some(key) {
+                own += 1;
+                continue;
             }
         }
-        at = at.max(found + 1);
-        if let Some(mut present) = rest[found].take() {
+        let Some(item) = applied.get(next) else { continue };
+        let found = present.iter().position(|key| *key == wanted[next]);
+        let mut merged = item.clone();
+        if let Some(mut before) = found.and_then(|at| live[at].take()) {
             if let Kind::Keyed(field) = kind {
-                merge(Kind::element(field), &mut present, item);
+                merge(Kind::element(field), &mut before, item);
             }
-            result.push(present);
+            merged = before;
         }
+        result.push(merged);
+        own += usize::from(found == Some(own));
+        next += 1;
     }
-    let remaining = rest.into_iter().zip(&ids).filter(|(_, id)| !wanted.contains(id));
-    result.extend(remaining.filter_map(|(item, _)| item));
     result
 }
 
@@ -272,10 +279,20 @@ pub fn prune(kind: Kind, value: &mut Value, last: &FieldSet, wanted: Option<&Fie
     for (step, child) in last.children.iter().filter(|(_, child)| !child.is_empty()) {
         let wanted = wanted.and_then(|set| set.children.get(step)).filter(|set| !set.is_empty());
         let others = others.and_then(|set| set.children.get(step)).filter(|set| !set.is_empty());
-        if wanted.is_none() && others.is_none() {
+        // An item belongs to those who own the item, not to those who own fields in it.
+        let kept = others.is_some_and(|set| set.member || matches!(step, Step::Field(_)));
+        if wanted.is_none() && !kept {
             remove(kind, value, step);
-        } else if let Some((kind, part)) = part(kind, value, step) {
-            prune(kind, part, child, wanted, others);
+        } else if let Some((inner, part)) = part(kind, value, step) {
+            prune(inner, part, child, wanted, others);
+            let emptied = match part {
+                Value::Array(items) => items.is_empty(),
+                Value::Object(entries) => matches!(inner, Kind::Map(_)) && entries.is_empty(),
+                _ => false,
+            };
+            if emptied && !child.member {
+                remove(kind, value, step);
+            }
         }
     }
 }
