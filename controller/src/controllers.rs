@@ -5,6 +5,7 @@
 
 mod apply;
 mod event;
+pub(crate) mod events;
 mod graph;
 pub(crate) mod kind;
 mod plan;
@@ -15,10 +16,25 @@ pub(crate) mod text;
 pub(crate) mod time;
 pub(crate) mod view;
 
+mod bootstrap_token;
+mod cluster_role;
 mod deployment;
+mod endpoint;
+mod endpoint_slice;
+mod endpoints;
+mod garbage;
+#[cfg(test)]
+mod live;
+mod namespace;
+mod node_ipam;
+mod node_lifecycle;
+mod pod_garbage;
 mod replica_set;
 mod root_ca;
 mod service_account;
+mod signing_request;
+mod taint_eviction;
+mod token;
 #[cfg(test)]
 mod world;
 
@@ -56,6 +72,21 @@ const TABLE: &[Controller] = &[
     deployment::CONTROLLER,
     service_account::CONTROLLER,
     root_ca::CONTROLLER,
+    token::CONTROLLER,
+    namespace::CONTROLLER,
+    garbage::CONTROLLER,
+    endpoints::CONTROLLER,
+    endpoint_slice::CONTROLLER,
+    endpoint_slice::MIRRORING,
+    node_ipam::CONTROLLER,
+    node_lifecycle::CONTROLLER,
+    taint_eviction::CONTROLLER,
+    pod_garbage::CONTROLLER,
+    signing_request::APPROVING,
+    signing_request::SIGNING,
+    signing_request::CLEANING,
+    bootstrap_token::CONTROLLER,
+    cluster_role::CONTROLLER,
 ];
 
 /// Runs every controller until `shutdown` changes or is dropped. `client` makes a client for a service account of

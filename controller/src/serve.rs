@@ -26,6 +26,7 @@ use crate::pki::tls::ServingNames;
 use crate::pki::{self, Pki, PkiError};
 use crate::registry::status::ApiError;
 use crate::registry::{Registry, ServiceRanges};
+use crate::scheduler;
 
 /// How long the token in the join file is good for: the agent beside us takes it at once.
 const JOIN_TOKEN_S: i64 = 24 * 3600;
@@ -236,6 +237,7 @@ fn start_controllers(
             token.map(|token| token.reveal().to_owned()).map_err(|error| error.to_string())
         }),
     };
+    tasks.spawn(scheduler::run(front.client("system:kube-scheduler"), shutdown.clone()));
     let (clients, stop) = (front.clone(), shutdown.clone());
     tasks.spawn(async move {
         let client = |name: &str| match name {

@@ -12,7 +12,7 @@ use super::text::{list_at, merge, str_at};
 use super::time::Now;
 use super::view::Key;
 use super::view::meta::{Uid, revision};
-use crate::client::{Client, ClientError, DeleteOptions, ListOptions, PatchKind, Resource};
+use crate::client::{Client, ClientError, DeleteOptions, ListOptions, Resource};
 
 /// A plan's own write, which the view must have seen before the next plan of the same key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -274,17 +274,6 @@ impl Hands {
         let answer = self.client.create(&resource(&ACCESS_REVIEWS), None, &review).await?;
         Ok(answer["status"]["allowed"] == true)
     }
-}
-
-/// Writes one Event; best effort, as upstream's recorder.
-pub(super) async fn merge_patch(
-    client: &Client,
-    of: &Resource,
-    namespace: &str,
-    name: &str,
-    body: &Value,
-) -> Result<Value, ClientError> {
-    client.patch(of, space(namespace), name, None, (PatchKind::Merge, body)).await
 }
 
 fn written(kind: KindId, answer: Result<Value, ClientError>) -> Result<(Option<Fence>, String), Failure> {

@@ -39,8 +39,9 @@ pub(crate) struct Graph {
 }
 
 impl Graph {
-    pub(crate) fn put(&mut self, key: &Key, uid: Uid, object: &Value, kinds: &Kinds) {
-        self.remove(key, uid);
+    /// Takes an object in; answers what stood here before.
+    pub(crate) fn put(&mut self, key: &Key, uid: Uid, object: &Value, kinds: &Kinds) -> Option<Vertex> {
+        let former = self.remove(key);
         let metadata = &object["metadata"];
         let owners: Box<[OwnerRef]> = list_at(metadata, &["ownerReferences"])
             .iter()
@@ -56,16 +57,18 @@ impl Graph {
         let vertex =
             Vertex { uid, owners, deleting, foreground: finalizer("foregroundDeletion"), orphan: finalizer("orphan") };
         if vertex.owners.is_empty() && !(deleting && (vertex.foreground || vertex.orphan)) {
-            return;
+            return former;
         }
         for owner in &vertex.owners {
             self.dependents.entry(owner.uid).or_default().insert(key.clone());
         }
         self.vertices.insert(key.clone(), vertex);
+        former
     }
 
-    pub(crate) fn remove(&mut self, key: &Key, _uid: Uid) {
-        let Some(vertex) = self.vertices.remove(key) else { return };
+    /// Forgets an object; answers what stood here.
+    pub(crate) fn remove(&mut self, key: &Key) -> Option<Vertex> {
+        let vertex = self.vertices.remove(key)?;
         for owner in &vertex.owners {
             if let Some(keys) = self.dependents.get_mut(&owner.uid) {
                 keys.remove(key);
@@ -74,6 +77,7 @@ impl Graph {
                 }
             }
         }
+        Some(vertex)
     }
 
     pub(crate) fn vertex(&self, key: &Key) -> Option<&Vertex> {
@@ -83,6 +87,14 @@ impl Graph {
     /// Objects with an owner reference to `owner`.
     pub(crate) fn dependents(&self, owner: Uid) -> impl Iterator<Item = (&Key, &Vertex)> {
         self.dependents.get(&owner).into_iter().flatten().filter_map(|key| Some((key, self.vertices.get(key)?)))
+    }
+
+    /// Objects that name an owner of this kind.
+    pub(crate) fn dependents_on_kind(&self, kind: KindId) -> impl Iterator<Item = &Key> {
+        self.vertices
+            .iter()
+            .filter(move |(_, vertex)| vertex.owners.iter().any(|owner| owner.kind == Some(kind)))
+            .map(|(key, _)| key)
     }
 
     /// Vertices of a kind that a finished list did not meet.

@@ -11,17 +11,17 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
 use super::Options;
-use super::apply::{Fence, Hands, Outcome, discover, merge_patch, resource};
-use super::event::{Record, Recorder};
-use super::kind::{EVENTS, KindId, Kinds};
-use super::plan::{Context, Controller, Plan, Reads, Report};
+use super::apply::{Fence, Hands, Outcome, discover, resource};
+use super::events::{Events, now};
+use super::kind::{KindId, Kinds};
+use super::plan::{Context, Controller, Plan, Reads};
 use super::queue::Queue;
 use super::time::Now;
 use super::view::{Change, Heard, Key, View};
@@ -31,8 +31,6 @@ use crate::client::{Client, ListOptions, Step};
 const MAX_JOBS: usize = 16;
 /// Watch events that wait for the view; a full channel slows the watches down.
 const FEED_DEPTH: usize = 64;
-/// Events on the way to the server; more are dropped, as upstream's recorder does.
-const EVENT_DEPTH: usize = 256;
 /// Watch events taken in before plans are started again.
 const BATCH: usize = 128;
 /// A plan asks for more to read at most this often.
@@ -56,7 +54,7 @@ enum Done {
 struct Running {
     controller: &'static Controller,
     hands: Hands,
-    events: mpsc::Sender<Report>,
+    events: Events,
 }
 
 struct Loop {
@@ -82,7 +80,7 @@ pub(crate) async fn run(
     let Some((kinds, offered)) = stopped_or(&mut shutdown, kinds(&reader)).await else { return };
     let (feed, mut steps) = mpsc::channel(FEED_DEPTH);
     let mut tasks = JoinSet::new();
-    let mut this = Loop::new(table, client, &kinds, options, &mut tasks);
+    let mut this = Loop::new(table, client, &kinds, options);
     for id in kinds.ids() {
         if !offered.contains(&id) {
             this.view.begin_list(id);
@@ -145,13 +143,11 @@ impl Loop {
         client: &(dyn Fn(&str) -> Client + Sync),
         kinds: &Arc<Kinds>,
         options: Options,
-        tasks: &mut JoinSet<()>,
     ) -> Loop {
         let options = Arc::new(options);
         let controllers = table.iter().map(|controller| {
             let hands = Hands { client: client(controller.account), kinds: kinds.clone(), options: options.clone() };
-            let (events, reports) = mpsc::channel(EVENT_DEPTH);
-            tasks.spawn(record(hands.client.clone(), controller.component, kinds.clone(), reports));
+            let events = Events::start(hands.client.clone(), controller.component);
             Running { controller, hands, events }
         });
         Loop {
@@ -197,6 +193,7 @@ impl Loop {
                 for change in self.view.end_list(kind, revision.parse().unwrap_or_default(), now) {
                     self.changed(&change);
                 }
+                self.relisted(kind);
                 if self.view.synced() {
                     let (objects, bytes) = self.view.weigh();
                     let each = bytes / objects.max(1);
@@ -216,6 +213,17 @@ impl Loop {
             }
             (running.controller.keys)(&self.view, change, &mut keys);
             keys.drain(..).for_each(|key| self.queue.add((place, key)));
+        }
+    }
+
+    /// Owners that went between two lists left no trace: their dependents are looked at again.
+    fn relisted(&mut self, kind: KindId) {
+        let mut keys = Vec::new();
+        super::garbage::keys_after_list(&self.view, kind, &mut keys);
+        for (place, running) in self.controllers.iter().enumerate() {
+            if running.controller.account == super::garbage::CONTROLLER.account {
+                keys.drain(..).for_each(|key| self.queue.add((place, key)));
+            }
         }
     }
 
@@ -295,9 +303,7 @@ impl Loop {
     fn settle(&mut self, item: Item, outcome: Outcome, again: Option<Duration>) {
         let running = &self.controllers[item.0];
         for report in outcome.reports {
-            if running.events.try_send(report).is_err() {
-                tracing::debug!("an event was dropped: too many are on their way");
-            }
+            running.events.send(report);
         }
         let failed = outcome.failure.is_some();
         match outcome.failure {
@@ -330,30 +336,5 @@ fn passed(view: &View, fence: &Fence) -> bool {
             let meta = object.meta();
             meta.uid != *uid || meta.deleted.is_some()
         }),
-    }
-}
-
-fn now(started: Instant) -> Now {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { wall_ms: wall.as_millis() as i64, monotonic: started.elapsed() }
-}
-
-/// Writes one controller's Events, one after the other.
-async fn record(client: Client, component: &'static str, kinds: Arc<Kinds>, mut reports: mpsc::Receiver<Report>) {
-    let (mut recorder, started, of) = (Recorder::default(), Instant::now(), resource(&EVENTS));
-    while let Some(report) = reports.recv().await {
-        let result = match recorder.record(&report, component, &kinds, now(started)) {
-            Record::Create { namespace, body } => client.create(&of, Some(&namespace), &body).await.map(drop),
-            Record::Count { namespace, name, body } => {
-                let result = merge_patch(&client, &of, &namespace, &name, &body).await.map(drop);
-                if result.is_err() {
-                    recorder.forget(&name);
-                }
-                result
-            }
-        };
-        if let Err(error) = result {
-            tracing::debug!(error = &error as &dyn std::error::Error, "an event was not recorded");
-        }
     }
 }

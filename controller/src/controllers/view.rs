@@ -17,7 +17,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use self::meta::{Meta, Uid};
-use super::graph::Graph;
+use super::graph::{Graph, OwnerRef, Vertex};
 use super::kind::{KindId, Kinds, projection};
 use super::text::{Interner, Str, str_at};
 
@@ -118,6 +118,8 @@ pub(crate) struct Change {
     pub(crate) new: Option<Projected>,
     /// The object itself is there, projected or not.
     pub(crate) present: bool,
+    /// Owners that the object named before: one of them may wait for it to go.
+    pub(crate) waiting: Vec<Key>,
 }
 
 impl Change {
@@ -151,6 +153,8 @@ pub(crate) struct View {
     tables: Vec<Table>,
     owned: HashMap<Uid, BTreeSet<Key>>,
     on_node: HashMap<Str, BTreeSet<Key>>,
+    /// Nodes that went, and when; forgotten when they come back or their last pod goes.
+    departed: HashMap<Str, Duration>,
 }
 
 impl View {
@@ -163,6 +167,7 @@ impl View {
             interner: Interner::default(),
             owned: HashMap::new(),
             on_node: HashMap::new(),
+            departed: HashMap::new(),
         }
     }
 
@@ -178,15 +183,35 @@ impl View {
             None => table.caught_up = table.caught_up.max(revision),
         }
         let uid = Uid::parse(str_at(object, &["metadata", "uid"]));
-        match heard {
+        let former = match heard {
             Heard::Present => self.graph.put(&key, uid, object, &self.kinds),
-            Heard::Gone => self.graph.remove(&key, uid),
-        }
+            Heard::Gone => self.graph.remove(&key),
+        };
         let new = match heard {
             Heard::Present => projection(kind).and_then(|project| project(object, &mut self.interner)),
             Heard::Gone => None,
         };
-        self.replace(key, uid, new, heard == Heard::Present, now)
+        if kind == KindId::NODES {
+            match heard {
+                Heard::Present => drop(self.departed.remove(&key.name)),
+                Heard::Gone => drop(self.departed.insert(key.name.clone(), now)),
+            }
+        }
+        let waiting = self.owners(&key, former);
+        Change { waiting, ..self.replace(key, uid, new, heard == Heard::Present, now) }
+    }
+
+    /// The owners that an object named, as keys.
+    fn owners(&self, key: &Key, vertex: Option<Vertex>) -> Vec<Key> {
+        let owners = vertex.map(|vertex| vertex.owners).unwrap_or_default();
+        owners.iter().filter_map(|owner| self.owner_key(key, owner)).collect()
+    }
+
+    /// The key that an owner reference of `dependent` means; `None` when its kind is not known.
+    pub(crate) fn owner_key(&self, dependent: &Key, owner: &OwnerRef) -> Option<Key> {
+        let kind = owner.kind?;
+        let namespace = if self.kinds.get(kind).namespaced { dependent.namespace.clone() } else { "".into() };
+        Some(Key { kind, namespace, name: owner.name.clone() })
     }
 
     fn replace(&mut self, key: Key, uid: Uid, new: Option<Projected>, present: bool, now: Duration) -> Change {
@@ -207,7 +232,7 @@ impl View {
         if let Some(new) = &new {
             self.index(&key, new);
         }
-        Change { key, uid, old, new, present }
+        Change { key, uid, old, new, present, waiting: Vec::new() }
     }
 
     fn index(&mut self, key: &Key, object: &Projected) {
@@ -225,6 +250,9 @@ impl View {
         }
         if let Some(node) = object.node() {
             forget(&mut self.on_node, node, key);
+            if !self.on_node.contains_key(node) {
+                self.departed.remove(node);
+            }
         }
     }
 
@@ -244,12 +272,17 @@ impl View {
         for (namespace, name) in known {
             let key = Key { kind, namespace, name };
             let uid = self.object(&key).map_or(Uid::default(), |object| object.meta().uid);
-            self.graph.remove(&key, uid);
-            changes.push(self.replace(key, uid, None, false, now));
+            let former = self.graph.remove(&key);
+            let waiting = self.owners(&key, former);
+            if kind == KindId::NODES {
+                self.departed.insert(key.name.clone(), now);
+            }
+            changes.push(Change { waiting, ..self.replace(key, uid, None, false, now) });
         }
         for (key, uid) in self.graph.not_met(kind, &met) {
-            self.graph.remove(&key, uid);
-            changes.push(Change { key, uid, old: None, new: None, present: false });
+            let former = self.graph.remove(&key);
+            let waiting = self.owners(&key, former);
+            changes.push(Change { key, uid, old: None, new: None, present: false, waiting });
         }
         changes
     }
@@ -314,9 +347,9 @@ impl View {
             .filter_map(|key| self.object(key).and_then(Projected::as_pod).map(|pod| (key.clone(), pod)))
     }
 
-    /// Names of nodes that some pod is bound to, whether the node exists or not.
-    pub(crate) fn nodes_with_pods(&self) -> impl Iterator<Item = &Str> {
-        self.on_node.keys()
+    /// Since when a node is missing; one that was never there, since this process started.
+    pub(crate) fn missing_since(&self, node: &str) -> Duration {
+        self.departed.get(node).copied().unwrap_or_default()
     }
 
     /// Objects by kind, bytes in all: the figure that is printed.

@@ -279,11 +279,14 @@ impl World {
                 self.strategic(&key, body);
                 self.finish(&key);
             }
-            Action::Delete { key, uid, propagation, note, .. } => {
+            Action::Delete { key, uid, propagation, grace_seconds, note } => {
                 let found = self.objects.get(&key).map(|object| Uid::parse(str_at(object, &["metadata", "uid"])));
                 if found == Some(uid) {
                     self.reports.extend(note.map(|note| note.succeeded(&key.name)));
-                    self.delete(&key, propagation);
+                    match grace_seconds {
+                        Some(0) => self.remove(&key),
+                        _ => self.delete(&key, propagation),
+                    }
                 }
             }
             Action::DeleteCollection { kind, namespace } => {

@@ -19,6 +19,11 @@ impl Uid {
             })),
         }
     }
+
+    /// A number that is as good as drawn by lot, and always the same.
+    pub(crate) fn lot(self) -> u64 {
+        (self.0 ^ (self.0 >> 64)) as u64
+    }
 }
 
 impl std::fmt::Display for Uid {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Projected;
 use super::meta::{Condition, Meta};
-use crate::controllers::text::{Interner, Labels, Str, at, flag_at, list_at, str_at};
+use crate::controllers::text::{Interner, Str, at, flag_at, list_at, str_at};
 
 /// One taint; `time_added` is kept as it stands, so that a rewrite of the list does not touch it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +40,7 @@ pub(crate) struct Node {
     /// The Ready condition's heartbeat, as text: only whether it differs matters.
     pub(crate) heartbeat: Str,
     pub(crate) pod_cidrs: Box<[Str]>,
-    pub(crate) labels: Labels,
+    pub(crate) addresses: Box<[Str]>,
 }
 
 /// A node's Lease.
@@ -88,7 +88,10 @@ pub(crate) fn project_node(object: &Value, interner: &mut Interner) -> Option<Pr
         conditions: Condition::project_all(object, interner),
         heartbeat: ready.map_or("", |ready| str_at(ready, &["lastHeartbeatTime"])).into(),
         pod_cidrs: pod_cidrs(object, interner),
-        labels: meta.labels.clone(),
+        addresses: list_at(object, &["status", "addresses"])
+            .iter()
+            .filter_map(|address| interner.text_at(address, &["address"]))
+            .collect(),
         meta,
     })))
 }

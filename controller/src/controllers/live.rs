@@ -1,0 +1,196 @@
+//! Shell: the controllers and the scheduler against our own API server, all in this process; every wait is on a watch.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+
+use crate::client::{Client, ListOptions, PatchKind, Resource, Step};
+use crate::serve;
+
+const PODS: Resource = Resource::new("", "v1", "pods");
+const NODES: Resource = Resource::new("", "v1", "nodes");
+const SERVICES: Resource = Resource::new("", "v1", "services");
+const ENDPOINTS: Resource = Resource::new("", "v1", "endpoints");
+const NAMESPACES: Resource = Resource::new("", "v1", "namespaces");
+const EVENTS: Resource = Resource::new("", "v1", "events");
+const SLICES: Resource = Resource::new("discovery.k8s.io", "v1", "endpointslices");
+const DEPLOYMENTS: Resource = Resource::new("apps", "v1", "deployments");
+const REPLICA_SETS: Resource = Resource::new("apps", "v1", "replicasets");
+
+/// A test that waits this long has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Cluster {
+    client: Client,
+    _tasks: JoinSet<()>,
+    dir: PathBuf,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.dir));
+    }
+}
+
+async fn cluster(name: &str) -> Cluster {
+    let dir = std::env::temp_dir().join(format!("bramble-live-{name}-{}", std::process::id()));
+    let mut options = serve::Options::new(dir.clone(), IpAddr::V4(Ipv4Addr::LOCALHOST), "pi-1");
+    options.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+    let (told, ready) = tokio::sync::oneshot::channel();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let result = serve::run(options, |ready| drop(told.send(ready.admin.0.clone()))).await;
+        panic!("the control plane ended: {result:?}");
+    });
+    let client = tokio::time::timeout(PATIENCE, ready).await.unwrap().unwrap();
+    Cluster { client, _tasks: tasks, dir }
+}
+
+impl Cluster {
+    /// Waits until an object of the kind is as wanted.
+    async fn until(&self, of: &Resource, namespace: Option<&str>, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut follow = self.client.follow(of, namespace, ListOptions::default());
+        let wait = async {
+            loop {
+                match follow.next().await {
+                    Step::Applied(object) if wanted(&object) => return object,
+                    _ => {}
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("waited in vain for {}", of.plural))
+    }
+
+    async fn gone(&self, of: &Resource, namespace: Option<&str>, name: &str) {
+        let mut follow = self.client.follow(of, namespace, ListOptions::default());
+        let wait = async {
+            let mut there = false;
+            loop {
+                match follow.next().await {
+                    Step::Reset => there = false,
+                    Step::Applied(object) => there |= object["metadata"]["name"] == name,
+                    Step::Synced(_) if !there => return,
+                    Step::Deleted(object) if object["metadata"]["name"] == name => return,
+                    _ => {}
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{name} stays"));
+    }
+
+    async fn node(&self, name: &str) {
+        let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name } });
+        self.client.create(&NODES, None, &node).await.unwrap();
+        let status = json!({ "status": {
+            "allocatable": { "cpu": "4", "memory": "4Gi", "pods": "110" },
+            "conditions": [{ "type": "Ready", "status": "True", "reason": "KubeletReady",
+                "lastHeartbeatTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z" }],
+        } });
+        let strategic = (PatchKind::Strategic, &status);
+        self.client.patch(&NODES, None, name, Some("status"), strategic).await.unwrap();
+    }
+
+    /// Plays the agents: bound pods run, deleted pods end.
+    fn agents(&mut self) {
+        let client = self.client.clone();
+        self._tasks.spawn(async move {
+            let mut follow = client.follow(&PODS, None, ListOptions::default());
+            let mut next = 1;
+            loop {
+                let Step::Applied(pod) = follow.next().await else { continue };
+                let namespace = pod["metadata"]["namespace"].as_str();
+                let name = pod["metadata"]["name"].as_str().unwrap();
+                if !pod["metadata"]["deletionTimestamp"].is_null() {
+                    let now = crate::client::DeleteOptions { grace_period_seconds: Some(0), ..Default::default() };
+                    drop(client.delete(&PODS, namespace, name, &now).await);
+                } else if pod["spec"]["nodeName"].is_string() && pod["status"]["podIP"].is_null() {
+                    next += 1;
+                    let ip = format!("10.42.0.{next}");
+                    let status = json!({ "status": { "phase": "Running", "podIP": ip, "podIPs": [{ "ip": ip }],
+                        "conditions": [{ "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" }] } });
+                    let strategic = (PatchKind::Strategic, &status);
+                    drop(client.patch(&PODS, namespace, name, Some("status"), strategic).await);
+                }
+            }
+        });
+    }
+}
+
+fn web(namespace: &str, image: &str) -> Value {
+    json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": { "namespace": namespace, "name": "web" },
+        "spec": { "replicas": 3, "selector": { "matchLabels": { "app": "web" } }, "template": {
+            "metadata": { "labels": { "app": "web" } },
+            "spec": { "containers": [{ "name": "main", "image": image,
+                "ports": [{ "name": "http", "containerPort": 8080 }] }] } } } })
+}
+
+#[tokio::test]
+async fn a_deployment_comes_up_rolls_and_goes() {
+    let mut cluster = cluster("deployment").await;
+    cluster.node("pi-1").await;
+    cluster.agents();
+    let client = cluster.client.clone();
+    client.create(&NAMESPACES, None, &json!({ "metadata": { "name": "shop" } })).await.unwrap();
+    cluster.until(&Resource::new("", "v1", "serviceaccounts"), Some("shop"), |_| true).await;
+    cluster
+        .until(&Resource::new("", "v1", "configmaps"), Some("shop"), |map| {
+            map["metadata"]["name"] == "kube-root-ca.crt"
+        })
+        .await;
+    client.create(&DEPLOYMENTS, Some("shop"), &web("shop", "one")).await.unwrap();
+    let service = json!({ "metadata": { "namespace": "shop", "name": "web" },
+        "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80, "targetPort": "http" }] } });
+    client.create(&SERVICES, Some("shop"), &service).await.unwrap();
+    let complete = |deployment: &Value| {
+        deployment["status"]["observedGeneration"] == deployment["metadata"]["generation"]
+            && deployment["status"]["updatedReplicas"] == 3
+            && deployment["status"]["availableReplicas"] == 3
+            && deployment["status"]["replicas"] == 3
+    };
+    cluster.until(&DEPLOYMENTS, Some("shop"), complete).await;
+    let three = |slice: &Value| slice["endpoints"].as_array().is_some_and(|endpoints| endpoints.len() == 3);
+    cluster.until(&SLICES, Some("shop"), three).await;
+    let addresses = |endpoints: &Value| {
+        endpoints["subsets"][0]["addresses"].as_array().is_some_and(|addresses| addresses.len() == 3)
+    };
+    cluster.until(&ENDPOINTS, Some("shop"), addresses).await;
+    cluster
+        .until(&NODES, None, |node| node["spec"]["podCIDR"] == "10.42.0.0/24" && node["spec"]["taints"].is_null())
+        .await;
+    cluster.until(&EVENTS, Some("shop"), |event| event["reason"] == "Scheduled").await;
+    cluster.until(&EVENTS, Some("shop"), |event| event["reason"] == "ScalingReplicaSet").await;
+
+    let image = json!([{ "op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "two" }]);
+    client.patch(&DEPLOYMENTS, Some("shop"), "web", None, (PatchKind::Json, &image)).await.unwrap();
+    let second = |deployment: &Value| {
+        complete(deployment) && deployment["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "2"
+    };
+    cluster.until(&DEPLOYMENTS, Some("shop"), second).await;
+    let sets = client.list(&REPLICA_SETS, Some("shop"), &ListOptions::default()).await.unwrap().items;
+    assert_eq!(sets.len(), 2);
+
+    client.delete(&NAMESPACES, None, "shop", &crate::client::DeleteOptions::default()).await.unwrap();
+    cluster.gone(&NAMESPACES, None, "shop").await;
+}
+
+#[tokio::test]
+async fn a_pod_without_a_node_is_told_why_and_leaves_with_its_owner() {
+    let mut cluster = cluster("pending").await;
+    cluster.agents();
+    let client = cluster.client.clone();
+    cluster.until(&Resource::new("", "v1", "serviceaccounts"), Some("default"), |_| true).await;
+    client.create(&DEPLOYMENTS, Some("default"), &web("default", "one")).await.unwrap();
+    let told = |pod: &Value| {
+        pod["status"]["conditions"].as_array().into_iter().flatten().any(|condition| {
+            condition["reason"] == "Unschedulable" && condition["message"] == "no nodes available to schedule pods"
+        })
+    };
+    let pod = cluster.until(&PODS, Some("default"), told).await;
+    cluster.node("pi-1").await;
+    cluster.until(&PODS, Some("default"), |pod| pod["spec"]["nodeName"] == "pi-1").await;
+    client.delete(&DEPLOYMENTS, Some("default"), "web", &crate::client::DeleteOptions::default()).await.unwrap();
+    cluster.gone(&PODS, Some("default"), pod["metadata"]["name"].as_str().unwrap()).await;
+}
