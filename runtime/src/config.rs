@@ -232,6 +232,10 @@ pub struct ContainerConfig {
     pub annotations: BTreeMap<String, String>,
     /// Below `SandboxConfig::log_dir`, for example `web/0.log`; empty for no log.
     pub log_path: PathBuf,
+    /// Bytes at which the log is rotated; 0 is 10 MiB.
+    pub log_max_bytes: u64,
+    /// How many log files there may be, the current one included; 0 is 5.
+    pub log_max_files: u32,
     /// Keep stdin open for attach; else it is `/dev/null`.
     pub stdin: bool,
     /// Close stdin when the first attach that used it ends.

@@ -4,7 +4,7 @@
 //! libcontainer's, made by a one-shot *verb* of the same binary; the shim owns its stdio, its log and its exit code.
 //!
 //! ```text
-//!  agent (tokio) --Runtime--> shim (one a pod, poll)  --fork+exec--> verb: container-create | container-exec
+//!  agent (tokio) --Runtime--> shim (one a pod, poll)  --fork+exec--> verb: container-start | container-exec
 //!       ^                        | reaps, logs, stamps                     | libcontainer, single-threaded
 //!       '---- Events (inotify) --' <id>.exit by rename                     '--> container's init, child of the shim
 //! ```
@@ -27,12 +27,24 @@ pub mod pull;
 pub mod reference;
 pub mod unpack;
 
+// Containers: the shim and its words, the verbs, and what a specification is made from.
+mod cgroup;
+mod host;
+mod passwd;
+mod record;
+mod rootfs;
+mod shim;
+mod spec;
+mod verbs;
+mod wire;
+
 pub use config::{
     Capabilities, ContainerConfig, DeviceMapping, ExecConfig, IdMap, ImageId, Mount, PodIdentity, Propagation,
     Resources, Rlimit, Rootfs, SandboxConfig, Seccomp, Security, Size,
 };
 pub use error::Error;
 pub use layout::Layout;
-pub use runtime::{Events, Runtime, helper_main, new_id};
+pub use runtime::{Events, Runtime, new_id};
 pub use session::{ExitStatus, Session};
 pub use status::{ContainerState, ContainerStatus, EventKind, RuntimeEvent, SandboxStatus, Stats, SweepReport};
+pub use verbs::helper_main;

@@ -1,24 +1,33 @@
 //! Shell: the door of the runtime: sandboxes, containers, sessions, events.
+//!
+//! Every call may block; call it from a blocking thread. Nothing here forks or calls libcontainer: it starts verbs and
+//! asks shims.
+
+mod containers;
+mod events;
+mod sandboxes;
+mod shims;
+mod streams;
+mod sweep;
 
 use std::{
-    collections::BTreeSet,
-    ffi::OsString,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-    process::ExitCode,
+    collections::BTreeMap,
+    fs,
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
+pub use self::events::Events;
 use crate::{
-    config::{ContainerConfig, ExecConfig, Resources, SandboxConfig, Size},
     error::Error,
+    host::Host,
     layout::Layout,
-    session::Session,
-    status::{ContainerStatus, RuntimeEvent, SandboxStatus, Stats, SweepReport},
+    record::{self, ContainerRecord, SandboxRecord},
 };
 
-/// The hidden verbs of the binary. Call it first in `main`, before any thread exists; `None` means that the arguments are not ours.
-pub fn helper_main(_args: &[OsString]) -> Option<ExitCode> {
-    None
-}
+/// This binary, also after its file was replaced by an update.
+const PROGRAM: &str = "/proc/self/exe";
 
 /// A new unique id for a sandbox or a container: 32 hex digits.
 pub fn new_id() -> String {
@@ -27,39 +36,57 @@ pub fn new_id() -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// What happened since the last look.
-#[derive(Debug)]
-pub struct Events {
-    fd: OwnedFd,
-}
-
-impl AsFd for Events {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-}
-
-impl Events {
-    /// What happened; empties the queue, so that the descriptor is not readable any more.
-    pub fn drain(&self) -> Result<Vec<RuntimeEvent>, Error> {
-        Ok(Vec::new())
-    }
-}
-
-/// One instance's sandboxes and containers. Every call may block; call it from a blocking thread.
+/// One instance's sandboxes and containers.
 #[derive(Debug)]
 pub struct Runtime {
     layout: Layout,
+    host: Host,
+    program: PathBuf,
+    source: Arc<events::Source>,
+    sandboxes: Mutex<BTreeMap<String, Arc<SandboxRecord>>>,
+    containers: Mutex<BTreeMap<String, Arc<ContainerRecord>>>,
+    /// Second holders of terminals' masters and of stdin's writing ends, so that they outlive a shim.
+    keepers: Mutex<BTreeMap<String, OwnedFd>>,
+    adopting: Mutex<()>,
+    exit_info: bool,
 }
 
-fn unfinished<T>() -> Result<T, Error> {
-    Err(Error::Invalid("not built yet".into()))
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic elsewhere leaves these maps whole: each change is one call.
+    mutex.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 impl Runtime {
-    /// Takes over what an earlier process of this instance left running.
+    /// Takes over what an earlier process of this instance left running; dead shims are replaced.
     pub fn open(layout: Layout) -> Result<Runtime, Error> {
-        Ok(Runtime { layout })
+        Runtime::open_with(layout, true)
+    }
+
+    /// As `open`, but never asks the kernel for the exit code of an adopted process, as before Linux 6.15.
+    pub fn open_without_exit_info(layout: Layout) -> Result<Runtime, Error> {
+        Runtime::open_with(layout, false)
+    }
+
+    fn open_with(layout: Layout, exit_info: bool) -> Result<Runtime, Error> {
+        forget_earlier_boot(&layout)?;
+        for dir in [layout.sandboxes_dir(), layout.exits_dir()] {
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+            made.map_err(Error::io("make", &dir))?;
+        }
+        let runtime = Runtime {
+            source: events::Source::new(&layout.exits_dir())?,
+            layout,
+            host: Host::read(),
+            program: PROGRAM.into(),
+            sandboxes: Mutex::default(),
+            containers: Mutex::default(),
+            keepers: Mutex::default(),
+            adopting: Mutex::default(),
+            exit_info,
+        };
+        runtime.load();
+        runtime.readopt();
+        Ok(runtime)
     }
 
     /// Where everything lies.
@@ -67,113 +94,80 @@ impl Runtime {
         &self.layout
     }
 
-    /// Makes the namespaces, the pod's cgroup and the shim.
-    pub fn run_sandbox(&self, _config: &SandboxConfig) -> Result<SandboxStatus, Error> {
-        unfinished()
-    }
-
-    /// Kills what runs in it; its namespaces and its shim go. Its containers' statuses stay.
-    pub fn stop_sandbox(&self, _id: &str) -> Result<(), Error> {
-        unfinished()
-    }
-
-    /// Removes it with its containers.
-    pub fn remove_sandbox(&self, _id: &str) -> Result<(), Error> {
-        unfinished()
-    }
-
-    /// All sandboxes, those of an earlier process of this instance too.
-    pub fn sandboxes(&self) -> Result<Vec<SandboxStatus>, Error> {
-        unfinished()
-    }
-
-    /// Replaces a dead shim; the containers go on. Does nothing while it lives.
-    pub fn adopt(&self, _sandbox_id: &str) -> Result<(), Error> {
-        unfinished()
-    }
-
-    /// Mounts the rootfs and writes the specification; starts nothing. Returns the id.
-    pub fn create_container(&self, _sandbox_id: &str, _config: &ContainerConfig) -> Result<String, Error> {
-        unfinished()
-    }
-
-    /// Makes and starts the process.
-    pub fn start_container(&self, _id: &str) -> Result<(), Error> {
-        unfinished()
-    }
-
-    /// Signals its first process; an ended one is no error.
-    pub fn signal_container(&self, _id: &str, _signal: i32) -> Result<(), Error> {
-        unfinished()
-    }
-
-    /// Kills it if it runs, and removes all but its log and its writable layer.
-    pub fn remove_container(&self, _id: &str) -> Result<(), Error> {
-        unfinished()
-    }
-
-    /// All containers.
-    pub fn containers(&self) -> Result<Vec<ContainerStatus>, Error> {
-        unfinished()
-    }
-
-    /// One container.
-    pub fn container(&self, _id: &str) -> Result<ContainerStatus, Error> {
-        unfinished()
-    }
-
-    /// A further process in a running container.
-    pub fn exec(&self, _id: &str, _config: &ExecConfig) -> Result<Session, Error> {
-        unfinished()
-    }
-
-    /// The running container's own stdio, from now on.
-    pub fn attach(&self, _id: &str, _stdin: bool) -> Result<Session, Error> {
-        unfinished()
-    }
-
-    /// Sets the size of the container's own terminal.
-    pub fn resize(&self, _id: &str, _size: Size) -> Result<(), Error> {
-        unfinished()
-    }
-
-    /// Opens the log file anew, after somebody else rotated it.
-    pub fn reopen_log(&self, _id: &str) -> Result<(), Error> {
-        unfinished()
-    }
-
-    /// What the pod's cgroup has used.
-    pub fn sandbox_stats(&self, _id: &str) -> Result<Stats, Error> {
-        unfinished()
-    }
-
-    /// What the container's cgroup has used.
-    pub fn container_stats(&self, _id: &str) -> Result<Stats, Error> {
-        unfinished()
-    }
-
-    /// Changes the limits of a running container.
-    pub fn update_resources(&self, _id: &str, _resources: &Resources) -> Result<(), Error> {
-        unfinished()
-    }
-
-    /// Changes the limits of the pod's cgroup.
-    pub fn update_sandbox_resources(&self, _id: &str, _resources: &Resources) -> Result<(), Error> {
-        unfinished()
-    }
-
-    /// What happens from now on.
+    /// What happens from now on. There is one queue: one reader.
     pub fn events(&self) -> Result<Events, Error> {
-        unfinished()
+        Ok(self.source.events())
     }
 
-    /// Removes every leftover of this instance that belongs to no sandbox in `keep`, and counts it.
-    pub fn sweep(&self, _keep: &BTreeSet<String>) -> Result<SweepReport, Error> {
-        unfinished()
+    fn load(&self) {
+        for sandbox_dir in subdirectories(&self.layout.sandboxes_dir()) {
+            let Some(record) = record::read_json::<SandboxRecord>(&sandbox_dir.join("sandbox.json")) else { continue };
+            for container_dir in subdirectories(&sandbox_dir.join("c")) {
+                let record: Option<ContainerRecord> = record::read_json(&container_dir.join("record.json"));
+                if let Some(record) = record {
+                    locked(&self.containers).insert(record.config.id.clone(), Arc::new(record));
+                }
+            }
+            locked(&self.sandboxes).insert(record.config.id.clone(), Arc::new(record));
+        }
     }
 
-    /// Removes everything of this instance; images stay.
-    pub fn purge(&self) -> Result<SweepReport, Error> {
-        unfinished()
+    fn readopt(&self) {
+        let ids: Vec<String> = locked(&self.sandboxes).keys().cloned().collect();
+        for id in ids {
+            match self.shim_alive(&id) {
+                Some(shim) => self.source.watch_shim(&id, shim.pid),
+                None => {
+                    if let Err(error) = self.adopt(&id) {
+                        tracing::warn!(sandbox_id = id, error = error.chain(), "sandbox not adopted");
+                    }
+                }
+            }
+        }
+        for (id, container) in self.container_records() {
+            if container.config.tty || container.config.stdin {
+                self.keep(&id, &container);
+            }
+        }
     }
+
+    fn sandbox_record(&self, id: &str) -> Result<Arc<SandboxRecord>, Error> {
+        let found = locked(&self.sandboxes).get(id).cloned();
+        found.ok_or_else(|| Error::NotFound { what: "sandbox", id: id.to_string() })
+    }
+
+    fn container_record(&self, id: &str) -> Result<Arc<ContainerRecord>, Error> {
+        let found = locked(&self.containers).get(id).cloned();
+        found.ok_or_else(|| Error::NotFound { what: "container", id: id.to_string() })
+    }
+
+    fn container_records(&self) -> Vec<(String, Arc<ContainerRecord>)> {
+        locked(&self.containers).iter().map(|(id, record)| (id.clone(), Arc::clone(record))).collect()
+    }
+
+    fn exit_path(&self, sandbox_id: &str, id: &str) -> PathBuf {
+        self.layout.exits_dir().join(format!("{sandbox_id}.{id}.exit"))
+    }
+}
+
+fn subdirectories(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+}
+
+/// No container survives a boot; what a run dir on a disk says about an earlier one is history.
+fn forget_earlier_boot(layout: &Layout) -> Result<(), Error> {
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let file = layout.run_dir.join("boot_id");
+    if fs::read_to_string(&file).is_ok_and(|old| old == boot_id) {
+        return Ok(());
+    }
+    for dir in [layout.sandboxes_dir(), layout.exits_dir()] {
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", dir)(e)),
+            _ => {}
+        }
+    }
+    fs::create_dir_all(&layout.run_dir).map_err(Error::io("make", &layout.run_dir))?;
+    record::write(&file, boot_id.as_bytes())
 }

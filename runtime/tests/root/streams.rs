@@ -1,0 +1,3 @@
+//! Shell: stdio, terminals, logs.
+use crate::Test;
+pub(crate) const TESTS: &[Test] = &[];
