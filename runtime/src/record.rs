@@ -9,6 +9,8 @@
 
 use std::{
     fs,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -73,7 +75,11 @@ pub(crate) fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let mut aside = path.as_os_str().to_owned();
     aside.push(".tmp");
     let aside = PathBuf::from(aside);
-    fs::write(&aside, bytes).map_err(Error::io("write", &aside))?;
+    // Environments hold secrets.
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let written = options.open(&aside).and_then(|mut file| file.write_all(bytes));
+    written.map_err(Error::io("write", &aside))?;
     fs::rename(&aside, path).map_err(Error::io("rename to", path))
 }
 

@@ -70,7 +70,8 @@ impl Runtime {
     fn open_with(layout: Layout, exit_info: bool) -> Result<Runtime, Error> {
         forget_earlier_boot(&layout)?;
         for dir in [layout.sandboxes_dir(), layout.exits_dir()] {
-            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+            // A container's root in a user namespace passes through on its way to its rootfs; it can list nothing.
+            let made = fs::DirBuilder::new().recursive(true).mode(0o711).create(&dir);
             made.map_err(Error::io("make", &dir))?;
         }
         let runtime = Runtime {

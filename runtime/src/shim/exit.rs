@@ -10,6 +10,8 @@ use crate::wire::{KILL_ALL, PATH_MAX};
 
 /// How long a container's output may go on after its first process has ended.
 const DRAIN_MS: u64 = 2_000;
+/// How long an adopted process may wait to be reaped by its new parent, which is when its exit code can be read.
+const REAP_MS: u64 = 5_000;
 /// The exit code of an adopted process that nobody saw.
 const UNSEEN: i32 = i32::MIN;
 /// Do not ask the kernel for an adopted process's exit code.
@@ -147,7 +149,8 @@ impl Shim {
     fn end(&mut self, index: usize, status: i32) {
         let slot = &mut self.state.slots[index];
         if slot.ended.is_none() {
-            slot.ended = Some(Ended { status, finished_at: now_ns(), deadline_ms: monotonic_ms() + DRAIN_MS });
+            let patience = if slot.pidfd.is_some() { REAP_MS } else { DRAIN_MS };
+            slot.ended = Some(Ended { status, finished_at: now_ns(), deadline_ms: monotonic_ms() + patience });
         }
         if slot.has(KILL_ALL) {
             kill_cgroup(&slot.cgroup);

@@ -31,7 +31,6 @@ use crate::{
     config::{ExecConfig, Size},
     host::Host,
     record,
-    session::set_window_size,
     shim::{exit::now_ns, spawn},
 };
 
@@ -101,14 +100,11 @@ impl Console {
     }
 
     /// The terminal belongs to the container's user, as with upstream's runtimes.
-    fn master(self, owner: (u32, u32), size: Option<Size>) -> Result<OwnedFd, String> {
+    fn master(self, owner: (u32, u32)) -> Result<OwnedFd, String> {
         let (stream, _) = self.listener.accept().map_err(|e| format!("console socket: {e}"))?;
         let mut name = [0u8; 64];
         let (_, mut fds) = spawn::receive(stream.as_fd(), &mut name).map_err(|e| format!("console socket: {e}"))?;
         let master = fds.pop().ok_or("console socket: no terminal arrived")?;
-        if let Some(size) = size.filter(|s| s.width > 0 && s.height > 0) {
-            set_window_size(master.as_fd(), size).map_err(|e| e.chain())?;
-        }
         if let Ok(peer) =
             rustix::pty::ioctl_tiocgptpeer(&master, rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY)
         {
@@ -134,6 +130,7 @@ impl Verb {
         for fd in [&shim, &caller] {
             rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC).ok()?;
         }
+        default_signals();
         // libcontainer does not call setgroups for an empty list.
         // SAFETY: an empty list is valid; this process has one thread.
         unsafe { libc::setgroups(0, std::ptr::null()) };
@@ -156,8 +153,8 @@ impl Verb {
             .map_err(|e| self.why(&e, String::new()))
     }
 
-    fn launch(&self, guard: Option<Guard>) -> Launch {
-        Launch { report: self.reporter.borrow().as_ref().map_or(-1, |fd| fd.as_raw_fd()), guard }
+    fn launch(&self, guard: Option<Guard>, size: Option<Size>) -> Launch {
+        Launch { report: self.reporter.borrow().as_ref().map_or(-1, |fd| fd.as_raw_fd()), guard, size }
     }
 
     /// Our own report says it best, then libcontainer's first words, then its error with its causes.
@@ -191,7 +188,7 @@ impl Verb {
         let root = dir.join(STATE);
         let built = self
             .builder(&root)?
-            .with_executor(self.launch(None))
+            .with_executor(self.launch(None, None))
             .with_console_socket(console.as_ref().map(|c| c.path.clone()))
             .as_init(&bundle)
             .with_systemd(false)
@@ -200,7 +197,7 @@ impl Verb {
             .build();
         let mut container = built.map_err(|e| self.why(&e, self.drain_report()))?;
         let pid = container.pid().ok_or("the container has no process")?.as_raw();
-        let master = console.map(|c| c.master(owner(&spec), None)).transpose()?;
+        let master = console.map(|c| c.master(owner(&spec))).transpose()?;
         spawn::send_pid(self.shim.as_fd(), pid, master.as_ref().map(|m| m.as_fd())).map_err(|e| e.to_string())?;
         let started_at = now_ns();
         if let Err(e) = container.start() {
@@ -245,7 +242,7 @@ impl Verb {
         let guard = self.guard(&spec, &bundle)?;
         let built = self
             .builder(&own)?
-            .with_executor(self.launch(Some(guard)))
+            .with_executor(self.launch(Some(guard), config.tty))
             .with_console_socket(console.as_ref().map(|c| c.path.clone()))
             .as_tenant()
             .with_detach(true)
@@ -254,7 +251,7 @@ impl Verb {
             .with_container_args(config.args.clone())
             .build();
         let pid = built.map_err(|e| self.why(&e, self.drain_report()))?.as_raw();
-        let master = console.map(|c| c.master(owner(&spec), config.tty)).transpose()?;
+        let master = console.map(|c| c.master(owner(&spec))).transpose()?;
         spawn::send_pid(self.shim.as_fd(), pid, None).map_err(|e| text(&e))?;
         let reported = self.until_program_runs();
         if reported.is_empty() { Ok((pid, master)) } else { Err(reported) }
@@ -298,6 +295,16 @@ impl Verb {
         let _ = rustix::io::ioctl_fionbio(&self.report, true);
         let count = rustix::io::read(&self.report, &mut bytes).unwrap_or(0);
         String::from_utf8_lossy(&bytes[..count]).into_owned()
+    }
+}
+
+/// Rust's runtime ignores SIGPIPE, and an ignored signal stays ignored through exec; so does what our own parents ignored.
+fn default_signals() {
+    // The kernel's own structure (handler, flags, restorer, mask): all zero is SIG_DFL. libc's wrapper refuses two signals.
+    let default = [0u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: the structure is as large as the kernel reads and the mask's size is that of its 64 signals.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8) };
     }
 }
 

@@ -14,11 +14,15 @@ use libcontainer::{
     workload::{Executor, ExecutorError, ExecutorValidationError},
 };
 
+use crate::{config::Size, session::set_window_size};
+
 /// Runs the program; whatever goes wrong is also written to `report`, a pipe that closes when the program starts.
 #[derive(Clone)]
 pub(super) struct Launch {
     pub(super) report: RawFd,
     pub(super) guard: Option<Guard>,
+    /// Size of the terminal, which must stand before the program looks.
+    pub(super) size: Option<Size>,
 }
 
 /// What an exec'd process must give up: libcontainer's tenants keep the host's root and no seccomp profile.
@@ -52,7 +56,14 @@ impl Executor for Launch {
     }
 
     fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
+        if let Some(size) = self.size.filter(|s| s.width > 0 && s.height > 0) {
+            let _ = set_window_size(rustix::stdio::stdin(), size);
+        }
         if let Some(guard) = &self.guard {
+            if self.size.is_some() {
+                let (uid, gid) = (rustix::fs::Uid::from_raw(guard.uid), rustix::fs::Gid::from_raw(guard.gid));
+                let _ = rustix::fs::fchown(rustix::stdio::stdin(), Some(uid), Some(gid));
+            }
             guard.apply().inspect_err(|e| self.tell(&e.to_string()))?;
         }
         let process = spec.process().as_ref();

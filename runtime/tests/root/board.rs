@@ -183,7 +183,6 @@ impl Drop for Board {
 }
 
 pub(crate) fn finish(session: Session) -> (i32, String) {
-    drop(session.wait().unwrap());
     let status = session.wait().unwrap();
     let mut text = String::new();
     for fd in [session.stdout, session.stderr].into_iter().flatten() {

@@ -96,7 +96,7 @@ fn exec_in_userns() {
     let log = board.log(&id);
     assert!(log.starts_with("0\n") && log.contains("2000000"), "{log}");
     assert!(log.contains(" 0        0 ") || log.contains("1 0        0") || log.contains(" 0 "), "{log}");
-    let (code, said) = board.exec(&id, "cat /proc/self/uid_map; touch /root/y; echo $?; sleep 1000 & ");
+    let (code, said) = board.exec(&id, "cat /proc/self/uid_map; touch /root/y; echo $?");
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("2000000"), "{said}");
     let pid = board.runtime.container(&id).unwrap().pid.unwrap();
@@ -380,9 +380,9 @@ fn sandbox_namespaces() {
     let one = board.start(&sandbox, &board.config("echo x > /dev/shm/x; ip link; sleep 1000"));
     board.until(|| board.exec(&one, "test -e /dev/shm/x").0.eq(&0).then_some(()));
     let script = "cat /dev/shm/x /proc/sys/net/ipv4/ip_local_port_range /proc/sys/kernel/shm_rmid_forced; ip addr; \
-                  readlink /proc/self/ns/net /proc/self/ns/ipc /proc/self/ns/uts; readlink /proc/self/ns/pid";
+                  for n in net ipc uts pid; do readlink /proc/self/ns/$n; done";
     let two = board.says(&sandbox, &board.config(script));
-    let (_, three) = board.exec(&one, "readlink /proc/self/ns/net /proc/self/ns/ipc /proc/self/ns/uts; echo $$");
+    let (_, three) = board.exec(&one, "for n in net ipc uts; do readlink /proc/self/ns/$n; done");
     assert!(two.starts_with("x\n2000\t3000\n1\n"), "{two}");
     assert!(two.contains("127.0.0.1"), "lo is up: {two}");
     for line in three.lines().take(3) {
@@ -397,7 +397,7 @@ fn shared_pids() {
     let board = Board::new();
     let sandbox = board.sandbox_with(|s| s.share_process_namespace = true);
     let one = board.start(&sandbox, &board.config("sleep 4321 & sleep 1000"));
-    board.until(|| board.exec(&one, "pgrep -f 4321").0.eq(&0).then_some(()));
+    board.until(|| board.exec(&one, "ps").1.contains("sleep 4321").then_some(()));
     let two = board.says(&sandbox, &board.config("ps; echo $$"));
     assert!(two.contains("sleep 1000") && two.contains("bramble-reaper"), "{two}");
     // When its first process ends, the rest of the container goes too; the others stay.
@@ -430,14 +430,14 @@ fn devices() {
     let said = board.says(&sandbox, &board.config(script));
     assert!(said.contains("null\n") && said.contains("/tmp/mem: Operation not permitted"), "{said}");
     assert!(!said.contains("fuse2\n") || said.contains("fuse2: No such"), "{said}");
-    let mut config = board.config("ls -l /dev/mine; head -c 0 /dev/mine && echo open");
+    let mut config = board.config("ls -l /dev/mine; : < /dev/mine && echo open");
     config.devices = vec![DeviceMapping {
-        host_path: "/dev/kmsg".into(),
+        host_path: "/dev/net/tun".into(),
         container_path: "/dev/mine".into(),
-        permissions: "r".into(),
+        permissions: "rw".into(),
     }];
     let said = board.says(&sandbox, &config);
-    assert!(said.contains("1,  11") && said.contains("open"), "{said}");
+    assert!(said.contains("10, 200") && said.contains("open"), "{said}");
     let privileged = Security { privileged: true, ..Security::default() };
     let said =
         board.says(&sandbox, &secure(board.config("ls /dev; mount -t tmpfs x /mnt && echo mounted"), privileged));
