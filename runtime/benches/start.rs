@@ -98,7 +98,7 @@ fn execs(board: &Board, rounds: usize) {
 
 /// One pod with two chatty containers, another that is quiet.
 fn memory(board: &Board) {
-    for (name, script) in [("quiet", "sleep 1000"), ("after 20 MB of log", "seq 1 3000000; sleep 1000")] {
+    for (name, script) in [("quiet", "sleep 1000"), ("after 28 MB of log", "seq 1 400000; sleep 1000")] {
         let sandbox = board.sandbox();
         let ids: Vec<String> = (0..2).map(|_| board.start(&sandbox, &board.config(script))).collect();
         if name != "quiet" {
@@ -106,7 +106,7 @@ fn memory(board: &Board) {
                 board.until(|| {
                     let mut tail = String::new();
                     fs::File::open(board.log_path(id)).unwrap().read_to_string(&mut tail).unwrap();
-                    tail.contains(" 3000000\n").then_some(())
+                    tail.contains(" 400000\n").then_some(())
                 });
             }
         }
@@ -117,6 +117,9 @@ fn memory(board: &Board) {
             let line = text.lines().find_map(|l| l.strip_prefix(name)).unwrap();
             line.trim().trim_end_matches(" kB").trim().parse().unwrap()
         };
+        if std::env::var_os("SMAPS").is_some() {
+            println!("{}", fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap());
+        }
         println!(
             "shim of two containers, {name}: private {} kB (clean {}), PSS {} kB, RSS {} kB",
             field("Private_Dirty:"),
