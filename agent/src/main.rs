@@ -1,2 +1,62 @@
-//! main
-fn main() {}
+//! Shell: one binary, many verbs: parses the command line and wires.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use cli::Command;
+use tracing_subscriber::filter::LevelFilter;
+
+fn main() -> ExitCode {
+    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    // Shims and container helpers must stay single-threaded and tiny, so they branch off before anything else.
+    if let Some(code) = bramble_runtime::helper_main(&args) {
+        return code;
+    }
+    let (command, options) = match cli::parse(args) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            eprintln!("bramble: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    start_logging(&command);
+    match dispatch(command, &options) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bramble: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Log lines go to standard error, so that standard output belongs to what a verb answers.
+fn start_logging(command: &Command) {
+    let daemon = matches!(command, Command::Up | Command::Controller | Command::Agent);
+    let fallback = if daemon { LevelFilter::INFO } else { LevelFilter::WARN };
+    let level = std::env::var("BRAMBLE_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(fallback);
+    tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).init();
+}
+
+fn dispatch(command: Command, options: &cli::Options) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Up => cli::up::up(options),
+        Command::Controller => cli::daemon::controller(options),
+        Command::Agent => cli::daemon::agent(options),
+        Command::Down { purge } => cli::down::down(options, purge),
+        Command::Check => cli::check::check(options),
+        Command::Token(verb) => cli::token::token(verb, options),
+        Command::Image(verb) => cli::image::image(verb, options),
+        Command::Logs(target) => cli::logs::logs(&target, options),
+        Command::Demo => cli::demo::demo(options),
+        Command::Hello { port } => cli::hello::hello(port),
+        Command::Help => {
+            print!("{}", cli::HELP);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Version => {
+            println!("bramble {}", env!("CARGO_PKG_VERSION"));
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Pure: the command line: what each verb takes, and its help.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use lexopt::prelude::*;
+
+/// What `bramble` without words, or with `--help`, prints.
+pub const HELP: &str = "\
+bramble - Kubernetes for small boards
+
+  bramble up           controller and agent on this board   [--demo]
+  bramble controller   the control plane alone
+  bramble agent        a worker: --server URL --token TOKEN (or --join-file FILE)
+  bramble down         stop, and remove every trace on this host   [--purge: the data too]
+  bramble check        say what this machine lacks, each with its cure
+  bramble token        create | list | revoke ID
+  bramble image        import FILE [NAME] | list | rm NAME
+  bramble logs         NAMESPACE/POD[/CONTAINER], without the controller
+
+Options that most of them take
+  --data-dir DIR            what survives a reboot          (default /var/lib/bramble)
+  --run-dir DIR             what does not                   (default /run/bramble)
+  --cgroup-root NAME        parent of every pod's cgroup    (default bramble-<instance>)
+  --node-name NAME          this board's node               (default: the host name)
+Options of up and controller
+  --listen ADDR:PORT        repeatable                      (default 0.0.0.0:6443)
+  --advertise-address IP    the address others reach        (default: of the default route)
+  --cluster-cidr CIDR       pods                            (default 10.42.0.0/16)
+  --service-cidr CIDR       services                        (default 10.43.0.0/16)
+Options of up and agent
+  --insecure-registry HOST[:PORT]   plain HTTP for this registry only; repeatable
+  --pod-manifest-path DIR           static pods             (default <data-dir>/manifests)
+  --kubelet-port PORT               (default 10250)
+Logging: BRAMBLE_LOG=error|warn|info|debug|trace (default info)
+";
+
+/// One parsed command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Controller and agent under one supervisor.
+    Up,
+    /// The control plane.
+    Controller,
+    /// A worker.
+    Agent,
+    /// Remove every trace of this instance; with `purge` its data too.
+    Down {
+        /// Remove the data directory as well.
+        purge: bool,
+    },
+    /// What the machine lacks.
+    Check,
+    /// Join tokens.
+    Token(TokenVerb),
+    /// Images on this board.
+    Image(ImageVerb),
+    /// A container's log, read on the board.
+    Logs(String),
+    /// Applies the demonstration to a running cluster; `up --demo` calls it.
+    Demo,
+    /// The demonstration's own container.
+    Hello {
+        /// The TCP port it listens on.
+        port: u16,
+    },
+    /// The help text.
+    Help,
+    /// The version line.
+    Version,
+}
+
+/// `bramble token ...`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TokenVerb {
+    /// A new token; prints a ready join line.
+    Create,
+    /// Token ids and when they expire.
+    List,
+    /// Forget one, by id.
+    Revoke(String),
+}
+
+/// `bramble image ...`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageVerb {
+    /// An OCI layout (folder or tar) or a docker archive, under another name if one is given.
+    Import {
+        /// Where it lies.
+        path: PathBuf,
+        /// The reference that it gets.
+        name: Option<String>,
+    },
+    /// References, digests and sizes.
+    List,
+    /// Forget one reference.
+    Remove(String),
+}
+
+/// Options shared by the verbs; each takes what concerns it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// What survives a reboot.
+    pub data_dir: PathBuf,
+    /// What does not.
+    pub run_dir: PathBuf,
+    /// Parent of every pod's cgroup.
+    pub cgroup_root: Option<String>,
+    /// This board's node name.
+    pub node_name: Option<String>,
+    /// Where the API server listens, `address:port`.
+    pub listen: Vec<String>,
+    /// The address others reach.
+    pub advertise_address: Option<String>,
+    /// The range of pod addresses.
+    pub cluster_cidr: String,
+    /// The range of service addresses.
+    pub service_cidr: String,
+    /// The API server's URL, for an agent.
+    pub server: Option<String>,
+    /// A one-time token, for an agent.
+    pub token: Option<String>,
+    /// The cluster CA's pin, `sha256:<hex>`, for an agent.
+    pub ca_pin: Option<String>,
+    /// A file with token and pin, written by the controller and removed once used.
+    pub join_file: Option<PathBuf>,
+    /// Registries spoken to without TLS.
+    pub insecure_registries: Vec<String>,
+    /// Where static pods lie.
+    pub pod_manifest_path: Option<PathBuf>,
+    /// Port of the kubelet's HTTP server.
+    pub kubelet_port: u16,
+    /// Deploy the demonstration after start.
+    pub demo: bool,
+    /// End when the parent process ends; the supervisor asks its children for it.
+    pub die_with_parent: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            data_dir: "/var/lib/bramble".into(),
+            run_dir: "/run/bramble".into(),
+            cgroup_root: None,
+            node_name: None,
+            listen: Vec::new(),
+            advertise_address: None,
+            cluster_cidr: "10.42.0.0/16".into(),
+            service_cidr: "10.43.0.0/16".into(),
+            server: None,
+            token: None,
+            ca_pin: None,
+            join_file: None,
+            insecure_registries: Vec::new(),
+            pod_manifest_path: None,
+            kubelet_port: 10250,
+            demo: false,
+            die_with_parent: false,
+        }
+    }
+}
+
+/// Parses everything after the program's name.
+///
+/// # Errors
+/// An unknown verb or option, a missing value, one word too many.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Command, Options), lexopt::Error> {
+    let mut parser = lexopt::Parser::from_args(args);
+    let (mut words, mut options, mut purge, mut port) = (Vec::<String>::new(), Options::default(), false, 8080);
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("help") | Short('h') => return Ok((Command::Help, options)),
+            Long("version") | Short('V') => return Ok((Command::Version, options)),
+            Long("purge") => purge = true,
+            Long("port") => port = parser.value()?.parse()?,
+            Long(name) => {
+                let name = name.to_owned();
+                option(&mut options, &name, &mut parser)?;
+            }
+            Value(word) => words.push(word.string()?),
+            other @ Short(_) => return Err(other.unexpected()),
+        }
+    }
+    Ok((command(&words, purge, port)?, options))
+}
+
+/// Takes one long option and its value.
+fn option(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Result<(), lexopt::Error> {
+    match name {
+        "demo" => options.demo = true,
+        "die-with-parent" => options.die_with_parent = true,
+        "data-dir" => options.data_dir = parser.value()?.into(),
+        "run-dir" => options.run_dir = parser.value()?.into(),
+        "cgroup-root" => options.cgroup_root = Some(parser.value()?.string()?),
+        "node-name" => options.node_name = Some(parser.value()?.string()?),
+        "listen" => options.listen.push(parser.value()?.string()?),
+        "advertise-address" => options.advertise_address = Some(parser.value()?.string()?),
+        "cluster-cidr" => options.cluster_cidr = parser.value()?.string()?,
+        "service-cidr" => options.service_cidr = parser.value()?.string()?,
+        "server" => options.server = Some(parser.value()?.string()?),
+        "token" => options.token = Some(parser.value()?.string()?),
+        "ca-pin" => options.ca_pin = Some(parser.value()?.string()?),
+        "join-file" => options.join_file = Some(parser.value()?.into()),
+        "insecure-registry" => options.insecure_registries.push(parser.value()?.string()?),
+        "pod-manifest-path" => options.pod_manifest_path = Some(parser.value()?.into()),
+        "kubelet-port" => options.kubelet_port = parser.value()?.parse()?,
+        unknown => return Err(format!("unknown option --{unknown}; `bramble --help` lists them").into()),
+    }
+    Ok(())
+}
+
+/// The verb that the words name.
+fn command(words: &[String], purge: bool, port: u16) -> Result<Command, lexopt::Error> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    Ok(match words.as_slice() {
+        [] => Command::Help,
+        ["up"] => Command::Up,
+        ["controller"] => Command::Controller,
+        ["agent"] => Command::Agent,
+        ["down"] => Command::Down { purge },
+        ["check"] => Command::Check,
+        ["demo"] => Command::Demo,
+        ["hello"] => Command::Hello { port },
+        ["token", "create"] => Command::Token(TokenVerb::Create),
+        ["token", "list"] => Command::Token(TokenVerb::List),
+        ["token", "revoke", id] => Command::Token(TokenVerb::Revoke((*id).to_owned())),
+        ["image", "import", path] => Command::Image(ImageVerb::Import { path: path.into(), name: None }),
+        ["image", "import", path, name] => {
+            Command::Image(ImageVerb::Import { path: path.into(), name: Some((*name).to_owned()) })
+        }
+        ["image", "list"] => Command::Image(ImageVerb::List),
+        ["image", "rm", name] => Command::Image(ImageVerb::Remove((*name).to_owned())),
+        ["logs", target] => Command::Logs((*target).to_owned()),
+        other => return Err(format!("`bramble {}` is no command; `bramble --help` lists them", other.join(" ")).into()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Result<(Command, Options), lexopt::Error> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn up_takes_its_directories() {
+        let (command, options) = parsed("up --demo --data-dir /a --run-dir=/b --listen 127.0.0.1:7443").unwrap();
+        assert_eq!(command, Command::Up);
+        assert!(options.demo);
+        assert_eq!(options.data_dir, PathBuf::from("/a"));
+        assert_eq!(options.run_dir, PathBuf::from("/b"));
+        assert_eq!(options.listen, ["127.0.0.1:7443"]);
+    }
+
+    #[test]
+    fn a_wrong_word_is_named_in_the_error() {
+        assert!(parsed("image eat x").unwrap_err().to_string().contains("image eat x"));
+        assert!(parsed("up --colour red").unwrap_err().to_string().contains("--colour"));
+    }
+
+    #[test]
+    fn an_image_may_be_renamed_on_import() {
+        let (command, _) = parsed("image import x.tar local/x:1").unwrap();
+        assert_eq!(
+            command,
+            Command::Image(ImageVerb::Import { path: "x.tar".into(), name: Some("local/x:1".into()) })
+        );
+    }
+}
