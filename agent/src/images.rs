@@ -175,7 +175,7 @@ fn failure(reference: &Reference, error: FetchError) -> PullError {
 }
 
 /// An error with all its causes, each said once.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -14,5 +14,6 @@ pub mod platform;
 pub mod pods;
 pub mod probes;
 pub mod serve;
+pub mod local;
 pub mod services;
 pub mod volumes;

@@ -1,0 +1,97 @@
+//! Shell: `bramble token`: one-time tokens with which boards join (Kubernetes' bootstrap tokens).
+
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, anyhow, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bramble_agent::link::{Link, spki_pin};
+use ring::rand::{SecureRandom, SystemRandom};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use serde_json::{Value, json};
+
+use super::{Options, TokenVerb, admin};
+
+const SECRETS: &str = "/api/v1/namespaces/kube-system/secrets";
+const TYPE: &str = "bootstrap.kubernetes.io/token";
+/// kubeadm's default.
+const LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+pub(crate) fn token(verb: TokenVerb, options: &Options) -> anyhow::Result<ExitCode> {
+    admin::block_on(async {
+        let link = admin::link(&options.data_dir)?;
+        match verb {
+            TokenVerb::Create => create(&link, options).await,
+            TokenVerb::List => list(&link).await,
+            TokenVerb::Revoke(id) => revoke(&link, &id).await,
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Lower-case letters and digits; bytes that would favour some of them are thrown away.
+fn random(length: usize) -> anyhow::Result<String> {
+    const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    let mut text = String::new();
+    while text.len() < length {
+        let mut byte = [0];
+        SystemRandom::new().fill(&mut byte).map_err(|_| anyhow!("the kernel gives no random numbers"))?;
+        if byte[0] < 252 {
+            text.push(char::from(ALPHABET[usize::from(byte[0]) % ALPHABET.len()]));
+        }
+    }
+    Ok(text)
+}
+
+async fn create(link: &Link, options: &Options) -> anyhow::Result<()> {
+    let (id, secret) = (random(6)?, random(16)?);
+    let until = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + LIFETIME;
+    let until_ms = i64::try_from(until.as_millis()).unwrap_or(i64::MAX);
+    let object = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": TYPE,
+        "metadata": {"name": format!("bootstrap-token-{id}"), "namespace": "kube-system"},
+        "stringData": {
+            "token-id": id, "token-secret": secret,
+            "expiration": bramble_agent::time::rfc3339(until_ms),
+            "usage-bootstrap-authentication": "true", "usage-bootstrap-signing": "true",
+            "description": "bramble token create",
+        },
+    });
+    link.create(SECRETS, &object).await?;
+    let info = link.get("/api/v1/namespaces/kube-public/configmaps/cluster-info").await?;
+    let config: Value = serde_yaml_ng::from_str(info["data"]["kubeconfig"].as_str().unwrap_or_default())?;
+    let cluster = &config["clusters"][0]["cluster"];
+    let pem = STANDARD.decode(cluster["certificate-authority-data"].as_str().unwrap_or_default())?;
+    let pin = spki_pin(&CertificateDer::from_pem_slice(&pem)?).context("the cluster's CA cannot be read")?;
+    let server = cluster["server"].as_str().unwrap_or_default();
+    println!("bramble agent --server {server} --token {id}.{secret} --ca-pin {pin}");
+    eprintln!("bramble: run this line as root on the other board within 24 hours; data in {}", options.data_dir.display());
+    Ok(())
+}
+
+async fn list(link: &Link) -> anyhow::Result<()> {
+    let secrets = link.get(&format!("{SECRETS}?fieldSelector=type%3D{}", TYPE.replace('/', "%2F"))).await?;
+    let text = |secret: &Value, key: &str| -> String {
+        let bytes = STANDARD.decode(secret["data"][key].as_str().unwrap_or_default()).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    println!("{:<8} {:<22} DESCRIPTION", "ID", "EXPIRES");
+    for secret in secrets["items"].as_array().into_iter().flatten() {
+        let (id, expires) = (text(secret, "token-id"), text(secret, "expiration"));
+        println!("{id:<8} {expires:<22} {}", text(secret, "description"));
+    }
+    Ok(())
+}
+
+async fn revoke(link: &Link, id: &str) -> anyhow::Result<()> {
+    // Whoever pastes the whole token means its id.
+    let id = id.split('.').next().unwrap_or(id);
+    if id.len() != 6 || !id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
+        bail!("{id:?} is no token id; `bramble token list` shows them");
+    }
+    link.delete(&format!("{SECRETS}/bootstrap-token-{id}"), &json!({})).await?;
+    println!("revoked {id}");
+    Ok(())
+}
