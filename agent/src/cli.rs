@@ -1,4 +1,15 @@
-//! Pure: the command line: what each verb takes, and its help.
+//! Pure: the command line: what each verb takes, and its help. Each verb is a file below.
+
+mod admin;
+pub(crate) mod check;
+pub(crate) mod daemon;
+pub(crate) mod demo;
+pub(crate) mod down;
+pub(crate) mod hello;
+pub(crate) mod image;
+pub(crate) mod logs;
+pub(crate) mod token;
+pub(crate) mod up;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -6,7 +17,7 @@ use std::path::PathBuf;
 use lexopt::prelude::*;
 
 /// What `bramble` without words, or with `--help`, prints.
-pub const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 bramble - Kubernetes for small boards
 
   bramble up           controller and agent on this board   [--demo]
@@ -37,7 +48,7 @@ Logging: BRAMBLE_LOG=error|warn|info|debug|trace (default info)
 
 /// One parsed command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
+pub(crate) enum Command {
     /// Controller and agent under one supervisor.
     Up,
     /// The control plane.
@@ -72,7 +83,7 @@ pub enum Command {
 
 /// `bramble token ...`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenVerb {
+pub(crate) enum TokenVerb {
     /// A new token; prints a ready join line.
     Create,
     /// Token ids and when they expire.
@@ -83,7 +94,7 @@ pub enum TokenVerb {
 
 /// `bramble image ...`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ImageVerb {
+pub(crate) enum ImageVerb {
     /// An OCI layout (folder or tar) or a docker archive, under another name if one is given.
     Import {
         /// Where it lies.
@@ -99,41 +110,41 @@ pub enum ImageVerb {
 
 /// Options shared by the verbs; each takes what concerns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
+pub(crate) struct Options {
     /// What survives a reboot.
-    pub data_dir: PathBuf,
+    pub(crate) data_dir: PathBuf,
     /// What does not.
-    pub run_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
     /// Parent of every pod's cgroup.
-    pub cgroup_root: Option<String>,
+    pub(crate) cgroup_root: Option<String>,
     /// This board's node name.
-    pub node_name: Option<String>,
+    pub(crate) node_name: Option<String>,
     /// Where the API server listens, `address:port`.
-    pub listen: Vec<String>,
+    pub(crate) listen: Vec<String>,
     /// The address others reach.
-    pub advertise_address: Option<String>,
+    pub(crate) advertise_address: Option<String>,
     /// The range of pod addresses.
-    pub cluster_cidr: String,
+    pub(crate) cluster_cidr: String,
     /// The range of service addresses.
-    pub service_cidr: String,
+    pub(crate) service_cidr: String,
     /// The API server's URL, for an agent.
-    pub server: Option<String>,
+    pub(crate) server: Option<String>,
     /// A one-time token, for an agent.
-    pub token: Option<String>,
+    pub(crate) token: Option<String>,
     /// The cluster CA's pin, `sha256:<hex>`, for an agent.
-    pub ca_pin: Option<String>,
+    pub(crate) ca_pin: Option<String>,
     /// A file with token and pin, written by the controller and removed once used.
-    pub join_file: Option<PathBuf>,
+    pub(crate) join_file: Option<PathBuf>,
     /// Registries spoken to without TLS.
-    pub insecure_registries: Vec<String>,
+    pub(crate) insecure_registries: Vec<String>,
     /// Where static pods lie.
-    pub pod_manifest_path: Option<PathBuf>,
+    pub(crate) pod_manifest_path: Option<PathBuf>,
     /// Port of the kubelet's HTTP server.
-    pub kubelet_port: u16,
+    pub(crate) kubelet_port: u16,
     /// Deploy the demonstration after start.
-    pub demo: bool,
+    pub(crate) demo: bool,
     /// End when the parent process ends; the supervisor asks its children for it.
-    pub die_with_parent: bool,
+    pub(crate) die_with_parent: bool,
 }
 
 impl Default for Options {
@@ -164,7 +175,7 @@ impl Default for Options {
 ///
 /// # Errors
 /// An unknown verb or option, a missing value, one word too many.
-pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Command, Options), lexopt::Error> {
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Command, Options), lexopt::Error> {
     let mut parser = lexopt::Parser::from_args(args);
     let (mut words, mut options, mut purge, mut port) = (Vec::<String>::new(), Options::default(), false, 8080);
     while let Some(arg) = parser.next()? {

@@ -1,0 +1,178 @@
+//! Shell: the two daemons, each one thread; they say `ready` on standard output, which the supervisor reads.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use bramble_agent::agent;
+use bramble_agent::instance::Instance;
+use bramble_agent::link::{Endpoint, KeyPin};
+use bramble_agent::network::Cidr;
+use rustix::process::{Signal, set_parent_process_death_signal};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Options, up};
+
+/// Blocking work (the card, namespaces, netlink) happens on a few threads with small stacks, so that memory stays bounded.
+const BLOCKING_THREADS: usize = 16;
+/// The deepest blocking work is unpacking and JSON, both iterative.
+const STACK_BYTES: usize = 512 * 1024;
+/// A blocking thread that has nothing to do ends soon.
+const THREAD_KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// The place of the cluster's name server in the service range, as kubeadm and k3s have it.
+const DNS_PLACE: u32 = 10;
+/// The domain of the cluster.
+const DOMAIN: &str = "cluster.local";
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_stack_size(STACK_BYTES)
+        .thread_keep_alive(THREAD_KEEP_ALIVE)
+        .build()
+        .context("cannot start the event loop")
+}
+
+/// With `--die-with-parent` the kernel tells this process when the supervisor is gone.
+fn bind_to_parent(options: &Options) -> anyhow::Result<()> {
+    if options.die_with_parent {
+        set_parent_process_death_signal(Some(Signal::TERM)).context("cannot ask for the parent's death signal")?;
+    }
+    Ok(())
+}
+
+/// Runs `work` until it fails or a signal asks for the end.
+fn until_signal(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
+    let runtime = runtime()?;
+    let result = runtime.block_on(async {
+        let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        tokio::select! {
+            result = work => result,
+            _ = interrupt.recv() => Ok(()),
+            _ = terminate.recv() => Ok(()),
+        }
+    });
+    // What still runs on a blocking thread is either atomic or taken up again at the next start.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+fn node_name(options: &Options) -> String {
+    let host = || rustix::system::uname().nodename().to_string_lossy().to_lowercase();
+    options.node_name.clone().unwrap_or_else(host)
+}
+
+/// The address with which this board speaks to others: that of the default route; else loopback's own.
+fn own_address() -> IpAddr {
+    let probe = || {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        // Nothing is sent: the kernel only chooses the source address (TEST-NET-1, RFC 5737).
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        socket.local_addr()
+    };
+    probe().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
+}
+
+#[cfg(feature = "controller")]
+fn advertised(options: &Options) -> anyhow::Result<IpAddr> {
+    match &options.advertise_address {
+        Some(text) => text.parse().with_context(|| format!("--advertise-address {text:?} is no address")),
+        None => Ok(own_address()),
+    }
+}
+
+fn listeners(options: &Options) -> anyhow::Result<Vec<SocketAddr>> {
+    if options.listen.is_empty() {
+        return Ok(vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 6443))]);
+    }
+    let parse = |text: &String| text.parse().with_context(|| format!("--listen {text:?} is no ADDRESS:PORT"));
+    options.listen.iter().map(parse).collect()
+}
+
+/// The URL at which the agent beside a controller finds it.
+pub(crate) fn local_server(options: &Options) -> anyhow::Result<String> {
+    let listeners = listeners(options)?;
+    let loopback = listeners.iter().find(|it| it.ip().is_unspecified() || it.ip().is_loopback());
+    Ok(match (loopback, listeners.first()) {
+        (Some(address), _) => format!("https://127.0.0.1:{}", address.port()),
+        (None, Some(address)) => format!("https://{address}"),
+        (None, None) => bail!("no address to listen on"),
+    })
+}
+
+#[cfg(feature = "controller")]
+pub(crate) fn controller(options: &Options) -> anyhow::Result<ExitCode> {
+    use bramble_controller::serve;
+    bind_to_parent(options)?;
+    up::private_dir(&options.data_dir)?;
+    let service: Cidr = options.service_cidr.parse().map_err(|_| anyhow!("--service-cidr is no range"))?;
+    let IpAddr::V4(network) = service.nth(0).context("--service-cidr is empty")? else {
+        bail!("--service-cidr must be an IPv4 range");
+    };
+    let prefix = options.service_cidr.rsplit('/').next().and_then(|bits| bits.parse().ok());
+    let mut settings =
+        serve::Options::new(options.data_dir.clone(), advertised(options)?, &node_name(options));
+    settings.listen = listeners(options)?;
+    settings.service_cidr = (network, prefix.context("--service-cidr has no length")?);
+    settings.cluster_cidr.clone_from(&options.cluster_cidr);
+    settings.join_file.clone_from(&options.join_file);
+    until_signal(async move {
+        serve::run(settings, |ready| println!("ready; kubeconfig {}", ready.kubeconfig.display())).await?;
+        bail!("the control plane ended")
+    })
+}
+
+#[cfg(not(feature = "controller"))]
+pub(crate) fn controller(_options: &Options) -> anyhow::Result<ExitCode> {
+    bail!("this is a worker-only build; the controller is in the full one")
+}
+
+/// The token and pins to join with: from the join file, or from the command line.
+fn credentials(options: &Options) -> anyhow::Result<(Option<String>, Vec<KeyPin>)> {
+    if let Some(path) = options.join_file.as_ref().filter(|path| path.exists()) {
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let (token, pins) = agent::read_join_file(&text).map_err(|message| anyhow!(message))?;
+        return Ok((Some(token), pins));
+    }
+    let pin = |text: &String| KeyPin::parse(text).ok_or_else(|| anyhow!("--ca-pin must be sha256: and 64 hex digits"));
+    Ok((options.token.clone(), options.ca_pin.as_ref().map(pin).transpose()?.into_iter().collect()))
+}
+
+pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
+    bind_to_parent(options)?;
+    if !rustix::process::geteuid().is_root() {
+        bail!("the agent makes namespaces, mounts and cgroups: run it as root (sudo)");
+    }
+    up::private_dir(&options.data_dir)?;
+    up::private_dir(&options.run_dir)?;
+    // Under `up` the supervisor holds the lock of the whole data directory.
+    let _lock = if options.die_with_parent { None } else { Some(up::lock(&options.data_dir)?) };
+    let range = |text: &str, option: &str| text.parse::<Cidr>().map_err(|_| anyhow!("{option} {text:?} is no range"));
+    let service_cidr = range(&options.service_cidr, "--service-cidr")?;
+    let (token, pins) = credentials(options)?;
+    let server = options.server.as_deref().context("say where the API server is: --server https://ADDRESS:6443")?;
+    let manifests = options.pod_manifest_path.clone().unwrap_or_else(|| options.data_dir.join("manifests"));
+    let settings = agent::Options {
+        instance: Instance::new(&options.data_dir, &options.run_dir, options.cgroup_root.as_deref()),
+        node_name: node_name(options),
+        server: Endpoint::parse(server).map_err(|message| anyhow!(message))?,
+        token,
+        pins,
+        node_ips: Vec::new(),
+        labels: Vec::new(),
+        taints: Vec::new(),
+        cluster_cidr: range(&options.cluster_cidr, "--cluster-cidr")?,
+        service_cidr,
+        dns_addresses: service_cidr.nth(DNS_PLACE).into_iter().collect(),
+        cluster_domain: DOMAIN.to_owned(),
+        insecure_registries: options.insecure_registries.clone(),
+        kubelet_port: options.kubelet_port,
+        static_pods: Some(manifests),
+    };
+    until_signal(async move {
+        agent::run(settings, || println!("ready; the node is registered")).await?;
+        bail!("the agent ended")
+    })
+}
