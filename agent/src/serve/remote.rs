@@ -1,4 +1,4 @@
-//! Pure: what passes between a client's stream and a container, whatever the protocol on the wire.
+//! Shell: what passes between a client's stream and a container, whatever the protocol on the wire.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
