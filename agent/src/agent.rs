@@ -5,7 +5,7 @@
 //! ```
 //! Nothing here waits for the API server before pods run: the link is there from the start, and connects later.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -14,19 +14,22 @@ use bramble_runtime::{Layout, Runtime};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
+use rustls_pki_types::CertificateDer;
 use serde_json::Value;
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 
 use crate::checkpoint::Checkpoint;
 use crate::images::{BoardImages, Registries};
 use crate::instance::Instance;
-use crate::join::{self, JoinError, JoinOptions, Joined, Rotation, ServingNames};
+use crate::join::{self, JoinError, JoinOptions, Joined, Kept, Rotation, ServingNames};
 use crate::link::backoff::Backoff;
 use crate::link::{Clock, Endpoint, KeyPin, Link, LinkError, Sending, Transport};
 use crate::network::{self, Cidr, Network};
 use crate::node::{self, Health, NodeOptions, NodeSignals, Registration, Reserved};
 use crate::pods::{self, BoardOptions, BoardRuntime, Images, Table};
+use crate::serve::{self, Server};
 use crate::services::{self, Proxy};
 
 /// Everything that an agent is told.
@@ -134,6 +137,8 @@ pub async fn run(options: Options, ready: impl FnOnce() + Send + 'static) -> Res
     tokio::spawn(services::run(link.clone(), proxy.clone()));
     tokio::spawn(answer_names(dns_options(&options), proxy));
 
+    tokio::spawn(answer_locally(options.instance.run_dir.clone(), images.clone(), table.clone()));
+
     let join = JoinOptions {
         dir: join::dir_below(&agent_dir),
         server: options.server.clone(),
@@ -155,8 +160,19 @@ pub async fn run(options: Options, ready: impl FnOnce() + Send + 'static) -> Res
         clock: clock.clone(),
         link: link.clone(),
     };
-    let (serving, _certificates) = watch::channel(None);
+    let (serving, certificates) = watch::channel(None);
+    let authority = joined.authority.clone();
     tokio::spawn(join::rotate_client(rotation.clone(), joined));
+    serve_kubelet(
+        &options,
+        &authority,
+        certificates,
+        Server::new(table.clone(), runtime, {
+            let clock = clock.clone();
+            move || clock.now_ms()
+        }),
+    )
+    .await?;
     tokio::spawn(join::rotate_serving(rotation, signals.names.subscribe(), serving));
     tokio::spawn(watch_node(signals.node.subscribe(), health, network, images, ready));
     node::run(node_options(&options, server), link, clock, signals).await;
@@ -230,6 +246,28 @@ async fn answer_names(options: crate::dns::Options, proxy: Proxy) {
     if let Err(error) = crate::dns::run(options, proxy.index()).await {
         error!(%error, "names of the cluster are not answered");
     }
+}
+
+async fn answer_locally(run_dir: PathBuf, images: Arc<BoardImages>, table: Table) {
+    if let Err(error) = crate::local::serve(&run_dir, images, table).await {
+        error!(%error, "the board's own socket");
+    }
+}
+
+/// Listens on the kubelet's port; handshakes fail until the cluster has signed the serving certificate, as upstream's do.
+async fn serve_kubelet(
+    options: &Options,
+    authority: &[CertificateDer<'static>],
+    certificates: watch::Receiver<Option<Kept>>,
+    server: Arc<Server>,
+) -> Result<(), AgentError> {
+    let tls = serve::tls(certificates, authority).map_err(AgentError::Host)?;
+    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, options.kubelet_port));
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| AgentError::Host(format!("cannot listen on {address}: {error}; choose --kubelet-port")))?;
+    tokio::spawn(server.run(listener, tls));
+    Ok(())
 }
 
 fn node_options(options: &Options, server: Option<SocketAddr>) -> NodeOptions {

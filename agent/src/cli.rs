@@ -273,9 +273,6 @@ mod tests {
     #[test]
     fn an_image_may_be_renamed_on_import() {
         let (command, _) = parsed("image import x.tar local/x:1").unwrap();
-        assert_eq!(
-            command,
-            Command::Image(ImageVerb::Import { path: "x.tar".into(), name: Some("local/x:1".into()) })
-        );
+        assert_eq!(command, Command::Image(ImageVerb::Import { path: "x.tar".into(), name: Some("local/x:1".into()) }));
     }
 }

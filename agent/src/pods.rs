@@ -23,7 +23,7 @@ pub(crate) mod spec;
 mod state;
 mod status;
 mod table;
-pub(crate) mod time;
+pub mod time;
 mod worker;
 
 pub use board::BoardOptions;

@@ -27,13 +27,17 @@ use hyper::body::{Frame, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 
+use crate::join::Kept;
+use crate::link::Identity;
 use crate::pods::time::parse_rfc3339;
 use crate::pods::{ContainerInstance, InstanceState, LookupError, PodEntry, Table};
 use log_line::Selection;
@@ -65,7 +69,7 @@ pub struct Server {
 /// # Errors
 /// Words for the log: an unusable authority.
 pub fn tls(
-    certificate: Arc<dyn ResolvesServerCert>,
+    certificate: watch::Receiver<Option<Kept>>,
     authorities: &[CertificateDer<'static>],
 ) -> Result<Arc<rustls::ServerConfig>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -80,9 +84,21 @@ pub fn tls(
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?
         .with_client_cert_verifier(clients)
-        .with_cert_resolver(certificate);
+        .with_cert_resolver(Arc::new(Newest(certificate)));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// The newest serving certificate; a renewed one takes effect with the next handshake.
+#[derive(Debug)]
+struct Newest(watch::Receiver<Option<Kept>>);
+
+impl ResolvesServerCert for Newest {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let Identity::Certificate(chain, key) = self.0.borrow().as_ref()?.identity() else { return None };
+        let key = any_supported_type(&key).ok()?;
+        Some(Arc::new(CertifiedKey::new(chain, key)))
+    }
 }
 
 impl Server {

@@ -36,3 +36,12 @@ pub use run::run;
 
 #[cfg(test)]
 mod tests;
+
+/// Whether this kernel's nf_tables answers.
+///
+/// # Errors
+/// What the kernel said, for a person.
+pub fn probe() -> Result<(), String> {
+    let generation = crate::netlink::socket::Socket::netfilter().and_then(|socket| socket.generation());
+    generation.map(drop).map_err(|error| error.to_string())
+}

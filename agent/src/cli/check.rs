@@ -44,8 +44,10 @@ pub(crate) fn essential() -> anyhow::Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let lines: Vec<String> =
-        missing.iter().map(|finding| format!("  {}: {}\n    cure: {}", finding.what, finding.found, finding.cure)).collect();
+    let lines: Vec<String> = missing
+        .iter()
+        .map(|finding| format!("  {}: {}\n    cure: {}", finding.what, finding.found, finding.cure))
+        .collect();
     bail!("this machine lacks something that Bramble needs:\n{}", lines.join("\n"))
 }
 
@@ -66,7 +68,7 @@ fn gather(options: &Options) -> Facts {
         modules: modules(&uname.release().to_string_lossy()),
         seccomp_actions: read("/proc/sys/kernel/seccomp/actions_avail"),
         user_namespaces_max: read("/proc/sys/user/max_user_namespaces").trim().parse().unwrap_or(0),
-        netfilter: bramble_agent::services::probe().map_err(|error| error.to_string()),
+        netfilter_error: bramble_agent::services::probe().err(),
         unix_seconds: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |now| now.as_secs()),
         ports_in_use: ports_in_use(options),
         disk_free_mib: rustix::fs::statvfs(data).map_or(0, |stat| stat.f_bavail * stat.f_frsize / (1 << 20)),

@@ -112,8 +112,7 @@ pub(crate) fn controller(options: &Options) -> anyhow::Result<ExitCode> {
         bail!("--service-cidr must be an IPv4 range");
     };
     let prefix = options.service_cidr.rsplit('/').next().and_then(|bits| bits.parse().ok());
-    let mut settings =
-        serve::Options::new(options.data_dir.clone(), advertised(options)?, &node_name(options));
+    let mut settings = serve::Options::new(options.data_dir.clone(), advertised(options)?, &node_name(options));
     settings.listen = listeners(options)?;
     settings.service_cidr = (network, prefix.context("--service-cidr has no length")?);
     settings.cluster_cidr.clone_from(&options.cluster_cidr);

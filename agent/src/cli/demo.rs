@@ -154,7 +154,8 @@ async fn watch(link: &Link) -> anyhow::Result<()> {
     let mut told = None;
     loop {
         let Delta::Applied(object) = deployments.next().await else { continue };
-        let (ready, wanted) = (object["status"]["readyReplicas"].as_u64().unwrap_or(0), object["spec"]["replicas"].as_u64());
+        let (ready, wanted) =
+            (object["status"]["readyReplicas"].as_u64().unwrap_or(0), object["spec"]["replicas"].as_u64());
         if told != Some(ready) {
             eprintln!("bramble: demo: {ready} of {} pods ready", wanted.unwrap_or(0));
             told = Some(ready);

@@ -54,7 +54,7 @@ async fn create(link: &Link, options: &Options) -> anyhow::Result<()> {
         "metadata": {"name": format!("bootstrap-token-{id}"), "namespace": "kube-system"},
         "stringData": {
             "token-id": id, "token-secret": secret,
-            "expiration": bramble_agent::time::rfc3339(until_ms),
+            "expiration": bramble_agent::pods::time::rfc3339(until_ms),
             "usage-bootstrap-authentication": "true", "usage-bootstrap-signing": "true",
             "description": "bramble token create",
         },
@@ -67,7 +67,10 @@ async fn create(link: &Link, options: &Options) -> anyhow::Result<()> {
     let pin = spki_pin(&CertificateDer::from_pem_slice(&pem)?).context("the cluster's CA cannot be read")?;
     let server = cluster["server"].as_str().unwrap_or_default();
     println!("bramble agent --server {server} --token {id}.{secret} --ca-pin {pin}");
-    eprintln!("bramble: run this line as root on the other board within 24 hours; data in {}", options.data_dir.display());
+    eprintln!(
+        "bramble: run this line as root on the other board within 24 hours; data in {}",
+        options.data_dir.display()
+    );
     Ok(())
 }
 

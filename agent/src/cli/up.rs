@@ -101,7 +101,15 @@ struct Child {
 
 impl Child {
     fn new(name: &'static str, args: Vec<String>) -> Self {
-        Self { name, args, pid: None, started: Instant::now(), pause: Duration::from_secs(1), was_ready: false, tries: 0 }
+        Self {
+            name,
+            args,
+            pid: None,
+            started: Instant::now(),
+            pause: Duration::from_secs(1),
+            was_ready: false,
+            tries: 0,
+        }
     }
 
     fn start(&mut self, index: usize, heard: &mpsc::Sender<Heard>) -> anyhow::Result<()> {

@@ -2,7 +2,7 @@
 
 /// Days since 1970-01-01 of a date of the Gregorian calendar (Howard Hinnant's algorithm).
 #[must_use]
-pub(crate) fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+pub fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
     let year_of_era = year.rem_euclid(400);
@@ -25,7 +25,7 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
 
 /// `2026-11-22T03:46:56Z`.
 #[must_use]
-pub(crate) fn rfc3339(unix_ms: i64) -> String {
+pub fn rfc3339(unix_ms: i64) -> String {
     let seconds = unix_ms.div_euclid(1000);
     let (year, month, day) = civil_from_days(seconds.div_euclid(86_400));
     let rest = seconds.rem_euclid(86_400);
@@ -34,14 +34,14 @@ pub(crate) fn rfc3339(unix_ms: i64) -> String {
 
 /// `2026-11-22T03:46:56.123000Z`.
 #[must_use]
-pub(crate) fn micro_time(unix_ms: i64) -> String {
+pub fn micro_time(unix_ms: i64) -> String {
     let whole = rfc3339(unix_ms);
     format!("{}.{:03}000Z", whole.trim_end_matches('Z'), unix_ms.rem_euclid(1000))
 }
 
 /// Unix milliseconds of an RFC 3339 time in UTC or with an offset; none if it is no such time.
 #[must_use]
-pub(crate) fn parse_rfc3339(text: &str) -> Option<i64> {
+pub fn parse_rfc3339(text: &str) -> Option<i64> {
     let number = |range: std::ops::Range<usize>| text.get(range)?.parse::<i64>().ok();
     let days = days_from_civil(number(0..4)?, number(5..7)?, number(8..10)?);
     let seconds = days * 86_400 + number(11..13)? * 3600 + number(14..16)? * 60 + number(17..19)?;

@@ -21,7 +21,8 @@ pub(super) struct Facts {
     pub(super) modules: String,
     pub(super) seccomp_actions: String,
     pub(super) user_namespaces_max: u64,
-    pub(super) netfilter: Result<(), String>,
+    /// What nf_tables did not do, if anything.
+    pub(super) netfilter_error: Option<String>,
     pub(super) unix_seconds: u64,
     pub(super) ports_in_use: Vec<String>,
     pub(super) disk_free_mib: u64,
@@ -75,8 +76,8 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     findings.push(kernel_part(facts, "overlay", facts.filesystems.contains("\toverlay\n"), "modprobe overlay"));
     findings.push(finding(
         "nftables",
-        necessary(facts.netfilter.is_ok()),
-        facts.netfilter.clone().map_or_else(|error| error, |()| "answers".into()),
+        necessary(facts.netfilter_error.is_none()),
+        facts.netfilter_error.clone().unwrap_or_else(|| "answers".into()),
         "modprobe nf_tables nft_chain_nat nft_ct nft_masq, or a kernel with CONFIG_NF_TABLES_INET",
     ));
     findings.push(finding(
@@ -100,7 +101,11 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     findings.push(finding(
         "ports",
         necessary(facts.ports_in_use.is_empty()),
-        if facts.ports_in_use.is_empty() { "free".into() } else { format!("in use: {}", facts.ports_in_use.join(", ")) },
+        if facts.ports_in_use.is_empty() {
+            "free".into()
+        } else {
+            format!("in use: {}", facts.ports_in_use.join(", "))
+        },
         "stop what listens there (ss -ltnp), or choose --listen and --kubelet-port",
     ));
     findings.push(disk(facts));
@@ -176,12 +181,12 @@ mod tests {
         Facts {
             kernel: "6.1.21-v8+".into(),
             root: true,
-            cgroups: "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t0\t1\t1\nmemory\t0\t1\t1\npids\t0\t1\t1\n".into(),
+            cgroups: "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t0\t1\t1\nmemory\t0\t1\t1\npids\t0\t1\t1\n"
+                .into(),
             unified_controllers: "cpuset cpu io memory pids".into(),
             filesystems: "nodev\toverlay\n".into(),
             seccomp_actions: "kill_process errno allow".into(),
             user_namespaces_max: 10,
-            netfilter: Ok(()),
             unix_seconds: CLOCK_FLOOR,
             disk_free_mib: 9000,
             ..Facts::default()
