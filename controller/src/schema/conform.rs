@@ -6,7 +6,7 @@
 use base64::Engine as _;
 use serde_json::{Map, Value};
 
-use super::field_error::quote;
+use super::field_error::{Path, quote};
 use super::quantity::Quantity;
 use super::table::{Element, Field, Scalar, Shape, TypeId};
 use super::time::Instant;
@@ -22,7 +22,7 @@ pub struct DecodeError(pub String);
 /// Makes an object fit its type. Returns `unknown field "spec.foo"` for each field that was dropped.
 pub fn conform(kind: TypeId, object: &mut Map<String, Value>) -> Result<Vec<String>, DecodeError> {
     let mut walk = Walk { strict: Vec::new(), go: Vec::new() };
-    walk.object(kind, object, "", true)?;
+    walk.object(kind, object, Path::Root, true)?;
     Ok(walk.strict)
 }
 
@@ -47,7 +47,7 @@ impl Walk {
         &mut self,
         kind: TypeId,
         object: &mut Map<String, Value>,
-        path: &str,
+        path: Path<'_>,
         root: bool,
     ) -> Result<(), DecodeError> {
         let typed = root || kind.kinds().next().is_some() || kind.name().starts_with("meta.v1.");
@@ -58,7 +58,7 @@ impl Walk {
                     continue;
                 }
                 object.remove(&name);
-                self.unknown(&join(path, &name));
+                self.unknown(path.child(&name));
                 continue;
             };
             let Some(value) = object.get_mut(&name) else { continue };
@@ -66,7 +66,7 @@ impl Walk {
             inlined(kind, &name, &mut self.go);
             self.go.push(name.clone());
             let keep = !value.is_null() && {
-                self.field(kind, field, value, &join(path, &name))?;
+                self.field(kind, field, value, path.child(&name))?;
                 !droppable(field, value)
             };
             self.go.truncate(depth);
@@ -77,18 +77,18 @@ impl Walk {
         Ok(())
     }
 
-    fn field(&mut self, owner: TypeId, field: Field, value: &mut Value, path: &str) -> Result<(), DecodeError> {
+    fn field(&mut self, owner: TypeId, field: Field, value: &mut Value, path: Path<'_>) -> Result<(), DecodeError> {
         match field.shape() {
             Shape::List => {
                 let Value::Array(items) = value else { return Err(self.mismatch(owner, field, value, true)) };
                 for (index, item) in items.iter_mut().enumerate() {
-                    self.element(owner, field, item, &format!("{path}[{index}]"))?;
+                    self.element(owner, field, item, path.index(index))?;
                 }
             }
             Shape::Map => {
                 let Value::Object(entries) = value else { return Err(self.mismatch(owner, field, value, true)) };
                 for (key, item) in entries.iter_mut() {
-                    self.element(owner, field, item, &join(path, key))?;
+                    self.element(owner, field, item, path.child(key))?;
                 }
             }
             Shape::One | Shape::Inline => self.element(owner, field, value, path)?,
@@ -96,7 +96,7 @@ impl Walk {
         Ok(())
     }
 
-    fn element(&mut self, owner: TypeId, field: Field, value: &mut Value, path: &str) -> Result<(), DecodeError> {
+    fn element(&mut self, owner: TypeId, field: Field, value: &mut Value, path: Path<'_>) -> Result<(), DecodeError> {
         match field.element() {
             Element::Object(inner) => {
                 if value.is_null() {
@@ -120,8 +120,8 @@ impl Walk {
         }
     }
 
-    fn unknown(&mut self, path: &str) {
-        let message = format!("unknown field {}", quote(path));
+    fn unknown(&mut self, path: Path<'_>) {
+        let message = format!("unknown field {}", quote(&path.to_string()));
         if self.strict.len() < MAX_ERRORS && !self.strict.contains(&message) {
             self.strict.push(message);
         }
@@ -163,10 +163,6 @@ fn inlined(kind: TypeId, name: &str, way: &mut Vec<String>) {
             return;
         }
     }
-}
-
-fn join(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 fn is_integer(field: Field) -> bool {

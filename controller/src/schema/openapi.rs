@@ -2,6 +2,8 @@
 //!
 //! A document is text from the start: as a tree of values the core group would take megabytes.
 
+pub mod v2;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
@@ -318,14 +320,9 @@ impl Writer {
         if let Some(default) = field.default() {
             self.put(format_args!(r#","default":{default}"#));
         }
-        let strategies = [
-            (field.patch_replaces(), "replace"),
-            (field.patch_merges(), "merge"),
-            (field.patch_retains_keys(), "retainKeys"),
-        ];
-        let strategy: Vec<&str> = strategies.iter().filter(|(set, _)| *set).map(|(_, name)| *name).collect();
+        let strategy = field.patch_strategy();
         if !strategy.is_empty() {
-            self.put(format_args!(r#","x-kubernetes-patch-strategy":"{}""#, strategy.join(",")));
+            self.put(format_args!(r#","x-kubernetes-patch-strategy":"{strategy}""#));
         }
         if let Some(key) = field.merge_key() {
             self.put(format_args!(r#","x-kubernetes-patch-merge-key":"{key}""#));

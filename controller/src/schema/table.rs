@@ -323,6 +323,16 @@ impl Field {
         self.extra().patch & 4 != 0
     }
 
+    /// The strategies as the published schema names them, `merge,retainKeys`; possibly empty.
+    pub fn patch_strategy(self) -> String {
+        let known = [
+            (self.patch_replaces(), "replace"),
+            (self.patch_merges(), "merge"),
+            (self.patch_retains_keys(), "retainKeys"),
+        ];
+        known.iter().filter(|(set, _)| *set).map(|(_, name)| *name).collect::<Vec<_>>().join(",")
+    }
+
     /// How the list merges in server-side apply.
     pub fn list_type(self) -> ListType {
         match self.extra().list {
