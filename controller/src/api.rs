@@ -223,3 +223,6 @@ fn attributes(request: &Request, target: &ResourcePath) -> Attributes {
         field_selector: request.query.text("fieldSelector").to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,9 +43,6 @@ impl Patch {
 }
 
 const UNTYPED: [&str; 2] = ["application/json-patch+json", "application/merge-patch+json"];
-const TYPED: [&str; 3] =
-    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
-
 fn map(patch: &Value) -> Answer<&Map<String, Value>> {
     let why = "error decoding patch: json: cannot unmarshal into Go value of type map[string]interface {}";
     patch.as_object().ok_or_else(|| ApiError::bad_request(why))
