@@ -10,9 +10,11 @@ mod decode;
 mod discovery;
 mod health;
 mod in_process;
+mod kubelet;
 mod lists;
 mod negotiate;
 mod objects;
+mod openapi;
 mod path;
 mod query;
 mod reviews;
@@ -26,6 +28,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Method;
 use http_body_util::combinators::UnsyncBoxBody;
+use hyper::upgrade::OnUpgrade;
 
 use crate::authn::{Authenticator, answer as refusal, impersonation};
 use crate::authz::{Attributes, Authorizer};
@@ -38,6 +41,7 @@ use query::Query;
 
 pub use health::Readiness;
 pub use in_process::InProcess;
+pub use kubelet::Kubelets;
 
 /// A request's or an answer's body, in process and on the wire.
 pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -47,6 +51,7 @@ pub struct Api {
     registry: Arc<Registry>,
     authorizer: Authorizer,
     authenticator: Option<Authenticator>,
+    kubelets: Option<Kubelets>,
     readiness: Readiness,
     clock: fn() -> Duration,
     advertised: SocketAddr,
@@ -59,6 +64,7 @@ struct Request {
     path: String,
     query: Query,
     headers: http::HeaderMap,
+    upgrade: Option<OnUpgrade>,
 }
 
 impl Api {
@@ -70,7 +76,13 @@ impl Api {
         clock: fn() -> Duration,
         advertised: SocketAddr,
     ) -> Self {
-        Self { registry, authorizer, authenticator, readiness: Readiness::default(), clock, advertised }
+        let readiness = Readiness::default();
+        Self { registry, authorizer, authenticator, kubelets: None, readiness, clock, advertised }
+    }
+
+    /// The same with a way to the nodes.
+    pub fn with_kubelets(self, kubelets: Kubelets) -> Self {
+        Self { kubelets: Some(kubelets), ..self }
     }
 
     /// The registry behind it.
@@ -96,6 +108,7 @@ impl Api {
             method: parts.method,
             path: parts.uri.path().to_owned(),
             query: Query::parse(parts.uri.query().unwrap_or_default()),
+            upgrade: parts.extensions.get::<OnUpgrade>().cloned(),
             headers: parts.headers,
         };
         match self.route(request, body).await {
@@ -162,7 +175,7 @@ impl Api {
             Route::Resources(group, version) => {
                 discovery::resource_list(&kinds, group, version).ok_or_else(ApiError::no_such_path)?
             }
-            Route::Resource(_) | Route::Other => return health::answer(self, &request.path, &request.query),
+            Route::Resource(_) | Route::Other => return health::answer(self, request),
         };
         Ok(answer::value(200, negotiate::form(accept, false)?, &document))
     }

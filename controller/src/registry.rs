@@ -37,6 +37,7 @@ use crate::registry::status::{Answer, ApiError};
 pub use allocation::ServiceRanges;
 pub use delete::{DeleteRequest, Deleted};
 pub use read::{ListRequest, Lister, Match};
+pub(crate) use shape::Applying;
 pub use shape::Patch;
 pub use subresources::Binding;
 pub use watch::{Change, ChangeKind, Watcher};
@@ -88,6 +89,8 @@ pub struct Call {
     pub field_manager: String,
     /// Apply over fields of other managers.
     pub force: bool,
+    /// It is an apply, which keeps the managed fields itself.
+    pub applies: bool,
     /// What to do about unknown fields.
     pub field_validation: FieldValidation,
     /// `duplicate field "a.b"`, as the reader of the body found them.

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::api::{Api, Body, InProcess};
+use crate::api::{Api, Body, InProcess, Kubelets};
 use crate::authn::tokens::Tokens;
 use crate::authn::{Authenticator, PeerCertificate};
 use crate::authz::Authorizer;
@@ -205,7 +205,8 @@ fn assemble(options: &Options, pki: &Pki, store: Store, advertised: SocketAddr) 
     let authenticator = Authenticator::new(store.clone(), pki.client_trust()?, tokens, wall_clock);
     let authorizer = Authorizer::new();
     let registry = Registry::new(store, Kinds::builtin(), wall_clock, options.ranges(), authorizer.clone());
-    let api = Api::new(Arc::new(registry), authorizer.clone(), Some(authenticator.clone()), wall_clock, advertised);
+    let api = Api::new(Arc::new(registry), authorizer.clone(), Some(authenticator.clone()), wall_clock, advertised)
+        .with_kubelets(Kubelets::new(pki.kubelet_client(now())?));
     Ok(Front { api: Arc::new(api), authenticator, authorizer })
 }
 

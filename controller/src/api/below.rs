@@ -7,8 +7,9 @@ use super::objects::fill_delete_request;
 use super::{Api, Body, Request, answer};
 use crate::authn::answer as refusal;
 use crate::kinds::{Kind, Subresource};
+use crate::object::{Object, time};
 use crate::registry::status::{Answer, ApiError};
-use crate::registry::{Binding, DeleteRequest, Part, Target};
+use crate::registry::{Applying, Binding, Call, DeleteRequest, Part, Target};
 use crate::schema::FieldError;
 
 impl Api {
@@ -29,6 +30,9 @@ impl Api {
             Subresource::Binding if request.method == Method::POST => return self.bind(request, body, &target).await,
             Subresource::Eviction if request.method == Method::POST => return self.evict(request, body, &target).await,
             Subresource::Token if request.method == Method::POST => return self.token(request, body, &target).await,
+            Subresource::Log | Subresource::Exec | Subresource::Attach | Subresource::PortForward => {
+                return self.at_kubelet(request, body, &target, sub).await;
+            }
             _ => return Err(ApiError::method_not_allowed()),
         };
         match request.method {
@@ -47,13 +51,16 @@ impl Api {
             Method::PUT => {
                 let mut call = request.call()?;
                 let scale = request.object(body, &kind, &mut call).await?;
-                self.registry.rescale(&mut call, target, |_| Ok(scale.clone())).await?
+                self.registry.rescale(&mut call, target, |_, _| Ok(scale.clone())).await?
             }
             Method::PATCH => {
                 let mut call = request.call()?;
                 let patch = request.patch(body).await?;
-                let asking = call.clone();
-                self.registry.rescale(&mut call, target, |scale| patch.apply(&kind, scale, &asking)).await?
+                let now = time::format(self.registry.now());
+                let make = |scale: &Object, call: &Call| {
+                    patch.apply(&kind, Some(scale), &Applying { call, part: Part::Scale, now: &now })
+                };
+                self.registry.rescale(&mut call, target, make).await?
             }
             _ => return Err(ApiError::method_not_allowed()),
         };

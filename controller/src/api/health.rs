@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use serde_json::json;
 
 use super::query::Query;
-use super::{Api, Body, answer};
+use super::{Api, Body, Request, answer};
 use crate::registry::status::{Answer, ApiError};
 
 /// The version that clients are told: the Kubernetes release whose API is spoken.
@@ -33,7 +33,8 @@ impl Readiness {
 }
 
 /// Answers what is no API resource.
-pub(super) fn answer(api: &Api, path: &str, query: &Query) -> Answer<http::Response<Body>> {
+pub(super) fn answer(api: &Api, request: &Request) -> Answer<http::Response<Body>> {
+    let (path, query) = (request.path.as_str(), &request.query);
     match path.trim_end_matches('/') {
         "/version" => {
             let version = json!({"major": "1", "minor": "35", "gitVersion": GIT_VERSION, "gitCommit": "",
@@ -57,6 +58,18 @@ pub(super) fn answer(api: &Api, path: &str, query: &Query) -> Answer<http::Respo
             }
             None => Err(ApiError::no_such_path()),
         },
+        "/openapi/v2" if request.header(http::header::ACCEPT).contains("protobuf") => {
+            Ok(answer::response(200, super::openapi::V2_PROTOBUF, super::openapi::v2_protobuf()))
+        }
+        "/openapi/v2" => Ok(answer::response(200, "application/json", super::openapi::v2_json().to_string())),
+        "/openapi/v3" => {
+            let index = super::openapi::index(&api.registry.kinds());
+            Ok(answer::response(200, "application/json", index.to_string()))
+        }
+        other if other.starts_with("/openapi/v3/") => {
+            let path = other.trim_start_matches("/openapi/v3/");
+            Ok(answer::response(200, "application/json", super::openapi::document(&api.registry.kinds(), path)?))
+        }
         "" => {
             let kinds = api.registry.kinds();
             let groups = kinds.groups().into_iter().flat_map(|(group, versions)| {

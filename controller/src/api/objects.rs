@@ -11,7 +11,7 @@ use super::path::ResourcePath;
 use super::table::Include;
 use super::watches::{Watching, next_beat};
 use super::{Api, Body, Request, answer, body, decode, lists, watches};
-use crate::kinds::{Kind, Serving};
+use crate::kinds::{Kind, Serving, Subresource};
 use crate::object::Object;
 use crate::registry::filter::Filter;
 use crate::registry::status::{self, Answer, ApiError};
@@ -42,6 +42,9 @@ impl Api {
         }
         if !path.subresource.is_empty() {
             let sub = kind.subresource(&path.subresource).ok_or_else(ApiError::no_such_path)?;
+            if sub == Subresource::Proxy && kind.group.is_empty() && kind.plural == "nodes" {
+                return self.node_proxy(request, body, &path).await;
+            }
             return self.below(request, body, target, sub).await;
         }
         match (&request.method, path.name.is_empty()) {
@@ -219,6 +222,7 @@ impl Request {
             dry_run: self.query.dry_run()?,
             field_manager: field_manager.to_owned(),
             force: false,
+            applies: false,
             field_validation: self.query.field_validation()?,
             duplicates: Vec::new(),
             warnings: Vec::new(),

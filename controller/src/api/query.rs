@@ -7,6 +7,7 @@ use crate::registry::{FieldValidation, Match};
 /// A query, decoded.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Query {
+    raw: String,
     pairs: Vec<(String, String)>,
 }
 
@@ -17,12 +18,22 @@ impl Query {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             (decode_query(name).into_owned(), decode_query(value).into_owned())
         });
-        Self { pairs: pairs.collect() }
+        Self { raw: text.to_owned(), pairs: pairs.collect() }
     }
 
     /// The first value of a parameter; empty when absent.
     pub(crate) fn text(&self, name: &str) -> &str {
         self.pairs.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str()).unwrap_or_default()
+    }
+
+    /// Every value of a parameter.
+    pub(crate) fn all(&self, name: &str) -> Vec<String> {
+        self.pairs.iter().filter(|(own, _)| own == name).map(|(_, value)| value.clone()).collect()
+    }
+
+    /// The query as it came.
+    pub(crate) fn raw(&self) -> &str {
+        &self.raw
     }
 
     /// A boolean: Go's spellings, and the bare name.

@@ -34,7 +34,7 @@ impl Registry {
             object.set(&["apiVersion"], stored.api_version());
         }
         let generated = object.name().is_empty() && !object.text(&["metadata", "generateName"]).is_empty();
-        self.birth(&stored, &mut object);
+        self.birth(&stored, &mut object, call.applies);
         for attempt in 1.. {
             let mut candidate = object.clone();
             if generated {
@@ -53,9 +53,12 @@ impl Registry {
     }
 
     /// The metadata that the server decides.
-    fn birth(&self, kind: &Kind, object: &mut Object) {
-        for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "managedFields"] {
+    fn birth(&self, kind: &Kind, object: &mut Object, applied: bool) {
+        for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
             object.remove(&["metadata", field]);
+        }
+        if !applied {
+            object.remove(&["metadata", "managedFields"]);
         }
         object.set(&["metadata", "uid"], uuid());
         object.set(&["metadata", "creationTimestamp"], time::format(self.now()));

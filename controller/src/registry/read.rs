@@ -7,6 +7,7 @@ use bramble_store::{ListQuery, ReadError, Record, Revision};
 use super::filter::Filter;
 use super::token::Token;
 use super::{Answer, ApiError, Registry, Target, Written, read_error, record};
+use crate::object::Object;
 
 /// How many records one read of the store brings: bounds the memory of a list of any length.
 const PAGE_RECORDS: usize = 256;
@@ -61,6 +62,11 @@ impl Registry {
         self.reach(revision).await?;
         let record = self.record(target).await?.ok_or_else(|| ApiError::not_found(&target.kind, &target.name))?;
         Ok(Written { value: record.value, revision: record.revision.0, created: false })
+    }
+
+    /// Reads one object, parsed.
+    pub async fn object(&self, target: &Target) -> Answer<Object> {
+        Ok(self.current(target).await?.object)
     }
 
     /// Waits until a revision is published that a client says it has seen.

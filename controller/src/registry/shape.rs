@@ -1,10 +1,11 @@
 //! Pure: what the schema table does to an object on its way in: unknown fields, defaults, structure, patches.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::{Answer, ApiError, Call, FieldValidation};
+use super::{Answer, ApiError, Call, FieldValidation, Part};
 use crate::kinds::Kind;
 use crate::object::Object;
+use crate::schema::apply::{ApplyError, Writer};
 use crate::schema::patch::{PatchError, json_patch, merge_patch, strategic_merge_patch};
 use crate::schema::{self, FieldError};
 
@@ -21,10 +22,20 @@ pub enum Patch {
     Apply(Value),
 }
 
+/// What an apply needs to know besides the objects.
+pub(crate) struct Applying<'a> {
+    /// Who applies, and whether over others' fields.
+    pub(crate) call: &'a Call,
+    /// To which part.
+    pub(crate) part: Part,
+    /// When, RFC 3339.
+    pub(crate) now: &'a str,
+}
+
 impl Patch {
-    /// The object that the patch makes of the old one.
-    pub(crate) fn apply(&self, kind: &Kind, old: &Object, _call: &Call) -> Answer<Object> {
-        let mut new = old.clone();
+    /// The object that the patch makes of the old one; only an apply makes one of none.
+    pub(crate) fn apply(&self, kind: &Kind, old: Option<&Object>, applying: &Applying<'_>) -> Answer<Object> {
+        let mut new = old.cloned().unwrap_or_default();
         match self {
             Self::Json(patch) => json_patch(&mut new.0, patch),
             Self::Merge(patch) => {
@@ -35,10 +46,56 @@ impl Patch {
                 Some(id) => strategic_merge_patch(id, &mut new.0, map(patch)?),
                 None => return Err(ApiError::unsupported_media_type(&UNTYPED)),
             },
-            Self::Apply(_) => return Err(ApiError::unsupported_media_type(&TYPED)),
+            Self::Apply(patch) => return server_side_apply(kind, old, map(patch)?, applying),
         }
-        .map_err(|error| refused(kind, old, &error))?;
+        .map_err(|error| refused(kind, &new, &error))?;
         Ok(new)
+    }
+}
+
+fn server_side_apply(
+    kind: &Kind,
+    old: Option<&Object>,
+    patch: &Map<String, Value>,
+    applying: &Applying<'_>,
+) -> Answer<Object> {
+    let mut patch = Object(patch.clone());
+    if patch.api_version() != kind.api_version() || patch.kind() != kind.kind {
+        let why = format!("invalid object type: {}, Kind={}", patch.api_version(), patch.kind());
+        return Err(ApiError::bad_request(why));
+    }
+    if let Some(id) = kind.schema {
+        // Quantities and times in canonical form, so that they equal the live ones; unknown fields are reported later.
+        schema::conform(id, &mut patch.0).map_err(|error| ApiError::bad_request(error.to_string()))?;
+    }
+    let api_version = kind.api_version();
+    let writer = writer(applying.call, &api_version, applying.part, applying.now);
+    let applied = schema::apply::apply(kind.schema, old.map(|old| &old.0), &patch.0, writer, applying.call.force);
+    applied.map(Object).map_err(|error| match error {
+        ApplyError::BadRequest(message) => ApiError::bad_request(message),
+        ApplyError::Conflict(ref conflicts) => {
+            let mut refused = ApiError::new(409, "Conflict", error.to_string());
+            let causes = conflicts.iter().map(|conflict| {
+                json!({"reason": "FieldManagerConflict", "message": conflict.message(), "field": conflict.field})
+            });
+            refused.details.insert("causes".to_owned(), causes.collect());
+            refused
+        }
+    })
+}
+
+fn writer<'a>(call: &'a Call, api_version: &'a str, part: Part, now: &'a str) -> Writer<'a> {
+    Writer { manager: &call.field_manager, api_version, subresource: part.name(), now }
+}
+
+/// Keeps the managed fields of objects that somebody applies to. Others have none until the first apply, which then finds
+/// them owned by `before-first-apply`: that saves a good part of every object's bytes.
+pub(super) fn track(kind: &Kind, new: &mut Object, old: &Object, call: &Call, part: Part, now: &str) {
+    if old.items(&["metadata", "managedFields"]).is_empty() && !call.applies {
+        new.remove(&["metadata", "managedFields"]);
+    } else if !call.applies {
+        let api_version = kind.api_version();
+        schema::apply::track_update(kind.schema, Some(&old.0), &mut new.0, writer(call, &api_version, part, now));
     }
 }
 

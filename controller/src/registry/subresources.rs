@@ -31,11 +31,11 @@ impl Registry {
         &self,
         call: &mut Call,
         target: &Target,
-        make: impl Fn(&Object) -> Answer<Object>,
+        make: impl Fn(&Object, &Call) -> Answer<Object>,
     ) -> Answer<Object> {
         let written = self
-            .mutate(call, target, Part::Scale, |old, _| {
-                let scale = make(&scale_of(old))?;
+            .mutate(call, target, Part::Scale, |old, call| {
+                let scale = make(&scale_of(old), call)?;
                 let replicas = scale.integer(&["spec", "replicas"]).unwrap_or_default();
                 if replicas < 0 {
                     let why = FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");

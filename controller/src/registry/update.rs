@@ -4,10 +4,10 @@ use bramble_store::{Precondition, Revision, Write, WriteError};
 
 use super::admission::Operation;
 use super::create::{check_place, write_error};
-use super::{Answer, ApiError, Call, Current, Patch, Registry, Target, Written, durability, record, shape};
+use super::{Answer, ApiError, Applying, Call, Current, Patch, Registry, Target, Written, durability, record, shape};
 use crate::kinds::strategy::{Part, validate_metadata, validate_metadata_update};
 use crate::kinds::{Kind, Persistence, Subresource};
-use crate::object::Object;
+use crate::object::{Object, time};
 use crate::schema::field_error::FieldError;
 
 /// How often a patch, or an update without resourceVersion, is made again when somebody else was faster.
@@ -43,6 +43,8 @@ impl Registry {
     /// Patches an object, or a part of it. An apply patch creates what does not exist.
     pub async fn patch(&self, call: &mut Call, target: &Target, part: Part, patch: &Patch) -> Answer<Written> {
         let kind = target.kind.clone();
+        let now = time::format(self.now());
+        call.applies = matches!(patch, Patch::Apply(_));
         let result = self
             .mutate(call, target, part, |old, call| {
                 let mut shown = old.clone();
@@ -50,7 +52,7 @@ impl Registry {
                     (alias.show)(&mut shown);
                     shown.set(&["apiVersion"], kind.api_version());
                 }
-                let mut new = patch.apply(&kind, &shown, call)?;
+                let mut new = patch.apply(&kind, Some(&shown), &Applying { call, part, now: &now })?;
                 check_place(target, &mut new)?;
                 shape::complete(&kind, &mut new, call)?;
                 if let Some(alias) = kind.alias {
@@ -62,10 +64,7 @@ impl Registry {
             .await;
         match (result, patch) {
             (Err(error), Patch::Apply(_)) if error.code == 404 && part == Part::Whole => {
-                let mut empty = Object::default();
-                empty.set(&["apiVersion"], kind.api_version());
-                empty.set(&["kind"], kind.kind.as_ref());
-                let mut created = patch.apply(&kind, &empty, call)?;
+                let mut created = patch.apply(&kind, None, &Applying { call, part, now: &now })?;
                 created.set(&["metadata", "name"], target.name.as_str());
                 self.create(call, target, created).await
             }
@@ -110,6 +109,7 @@ impl Registry {
         prepare(kind, part, &mut new, old);
         self.admit(call, target, part, Operation::Update, &mut new, Some(old)).await?;
         count_generation(kind, &mut new, old);
+        shape::track(kind, &mut new, old, call, part, &time::format(self.now()));
         let errors = validate(kind, part, &new, old);
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, &target.name, &errors));
