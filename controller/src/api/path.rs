@@ -80,7 +80,8 @@ pub(crate) fn decode_query(text: &str) -> Cow<'_, str> {
 }
 
 fn decode_with(text: &str, plus: bool) -> Cow<'_, str> {
-    if !text.contains('%') && !(plus && text.contains('+')) {
+    let encoded = text.contains('%') || plus && text.contains('+');
+    if !encoded {
         return Cow::Borrowed(text);
     }
     let bytes = text.as_bytes();

@@ -179,7 +179,7 @@ async fn initial_events_end_with_a_bookmark() {
     let mut lines = String::new();
     while !lines.contains("initial-events-end") {
         let frame = http_body_util::BodyExt::frame(&mut body).await.unwrap().unwrap();
-        lines += &String::from_utf8(frame.into_data().unwrap().to_vec()).unwrap();
+        lines += std::str::from_utf8(&frame.into_data().unwrap()).unwrap();
     }
     let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines[0]["type"], "ADDED");

@@ -201,15 +201,15 @@ fn validate_owners(object: &Object) -> Vec<FieldError> {
                 errors.push(FieldError::invalid(format!("{field}.{name}"), value, why));
             }
         }
-        if owner.controller {
-            if let Some(first) = controller.replace(owner.name.to_owned()) {
-                let why = format!(
-                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {}",
-                    owner.name
-                );
-                let all = object.get(&["metadata", "ownerReferences"]).cloned().unwrap_or_default();
-                errors.push(FieldError::invalid("metadata.ownerReferences", all, why));
-            }
+        if owner.controller
+            && let Some(first) = controller.replace(owner.name.to_owned())
+        {
+            let why = format!(
+                "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {}",
+                owner.name
+            );
+            let all = object.get(&["metadata", "ownerReferences"]).cloned().unwrap_or_default();
+            errors.push(FieldError::invalid("metadata.ownerReferences", all, why));
         }
     }
     errors

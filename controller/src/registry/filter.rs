@@ -83,7 +83,8 @@ impl Condition {
         let same = match value {
             Some(Value::String(text)) => *text == self.value,
             None | Some(Value::Null) => self.zero == self.value,
-            Some(other) => other.to_string() == self.value,
+            Some(Value::Bool(flag)) => (if *flag { "true" } else { "false" }) == self.value,
+            Some(other) => other.as_i64().is_some_and(|number| self.value.parse() == Ok(number)),
         };
         same == self.equal
     }
