@@ -12,6 +12,8 @@ mod dispatch;
 mod doors;
 pub(crate) mod env;
 mod events;
+#[cfg(test)]
+pub(crate) mod fixtures;
 mod hosts;
 mod plan;
 mod post;

@@ -159,7 +159,7 @@ impl Worker {
             Some(message) = self.messages.recv() => self.take(message),
             () = notify.notified() => {}
             // A moment more than asked, because timers have a coarser grain than clocks.
-            () = tokio::time::sleep(pause.unwrap_or(Duration::MAX) + Duration::from_millis(1)), if pause.is_some() => {}
+            () = tokio::time::sleep(pause.unwrap_or_default() + Duration::from_millis(1)), if pause.is_some() => {}
         }
         while let Ok(message) = self.messages.try_recv() {
             self.take(message);
@@ -358,3 +358,6 @@ fn merge_foreign_conditions(own: &mut Value, theirs: &Value) {
     conditions.retain(|one| !foreign(one));
     conditions.extend(theirs["conditions"].as_array().into_iter().flatten().filter(|one| foreign(one)).cloned());
 }
+
+#[cfg(test)]
+mod tests;
