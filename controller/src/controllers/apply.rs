@@ -283,7 +283,7 @@ fn written(kind: KindId, answer: Result<Value, ClientError>) -> Result<(Option<F
 }
 
 fn failure(error: ClientError) -> Failure {
-    let raced = error.is_conflict() || error.is_not_found();
+    let raced = error.is_conflict() || error.is_not_found() || is_namespace_ending(&error);
     let mut message = error.to_string();
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {
@@ -291,6 +291,12 @@ fn failure(error: ClientError) -> Failure {
         source = cause.source();
     }
     Failure { message, raced }
+}
+
+/// Nothing new may stand in a namespace that ends; whoever wanted it goes too.
+fn is_namespace_ending(error: &ClientError) -> bool {
+    let ClientError::Status { status, .. } = error else { return false };
+    list_at(status, &["details", "causes"]).iter().any(|cause| cause["reason"] == "NamespaceTerminating")
 }
 
 /// Asks the server for every kind that can be listed, watched and deleted, each group in its preferred version.

@@ -194,3 +194,43 @@ async fn a_pod_without_a_node_is_told_why_and_leaves_with_its_owner() {
     client.delete(&DEPLOYMENTS, Some("default"), "web", &crate::client::DeleteOptions::default()).await.unwrap();
     cluster.gone(&PODS, Some("default"), pod["metadata"]["name"].as_str().unwrap()).await;
 }
+
+#[tokio::test]
+async fn a_board_is_approved_and_signed_for_and_orphans_stay() {
+    use base64::Engine;
+    let mut cluster = cluster("board").await;
+    cluster.agents();
+    let client = cluster.client.clone();
+    let mut wish = rcgen::CertificateParams::default();
+    wish.distinguished_name = rcgen::DistinguishedName::new();
+    wish.distinguished_name.push(rcgen::DnType::CommonName, "system:node:pi-1");
+    wish.distinguished_name.push(rcgen::DnType::OrganizationName, "system:nodes");
+    let pem = wish.serialize_request(&rcgen::KeyPair::generate().unwrap()).unwrap().pem().unwrap();
+    let requests = Resource::new("certificates.k8s.io", "v1", "certificatesigningrequests");
+    let request = json!({ "metadata": { "name": "pi-1" }, "spec": {
+        "request": base64::engine::general_purpose::STANDARD.encode(pem),
+        "signerName": "kubernetes.io/kube-apiserver-client-kubelet",
+        "usages": ["digital signature", "client auth"] } });
+    client.create(&requests, None, &request).await.unwrap();
+    let signed = cluster.until(&requests, None, |request| request["status"]["certificate"].is_string()).await;
+    assert_eq!(signed["status"]["conditions"][0]["reason"], "AutoApproved");
+
+    let secrets = Resource::new("", "v1", "secrets");
+    let secret = json!({ "metadata": { "name": "robot", "annotations": { "kubernetes.io/service-account.name": "default" } },
+        "type": "kubernetes.io/service-account-token" });
+    cluster.until(&Resource::new("", "v1", "serviceaccounts"), Some("default"), |_| true).await;
+    client.create(&secrets, Some("default"), &secret).await.unwrap();
+    cluster.until(&secrets, Some("default"), |secret| secret["data"]["token"].is_string()).await;
+
+    client.create(&DEPLOYMENTS, Some("default"), &web("default", "one")).await.unwrap();
+    cluster.until(&REPLICA_SETS, Some("default"), |set| set["status"]["replicas"] == 3).await;
+    let orphan = crate::client::DeleteOptions { propagation_policy: "Orphan", ..Default::default() };
+    client.delete(&DEPLOYMENTS, Some("default"), "web", &orphan).await.unwrap();
+    cluster.gone(&DEPLOYMENTS, Some("default"), "web").await;
+    let set = cluster.until(&REPLICA_SETS, Some("default"), |set| set["metadata"]["ownerReferences"].is_null()).await;
+    let foreground = crate::client::DeleteOptions { propagation_policy: "Foreground", ..Default::default() };
+    let name = set["metadata"]["name"].as_str().unwrap();
+    client.delete(&REPLICA_SETS, Some("default"), name, &foreground).await.unwrap();
+    cluster.gone(&REPLICA_SETS, Some("default"), name).await;
+    assert!(client.list(&PODS, Some("default"), &ListOptions::default()).await.unwrap().items.is_empty());
+}

@@ -82,6 +82,15 @@ pub(crate) struct Ask {
     pub(crate) images: Box<[Str]>,
 }
 
+impl Ask {
+    /// Has it an opinion about other pods?
+    pub(crate) fn is_affine(&self) -> bool {
+        [&self.affinity, &self.anti_affinity, &self.preferred_affinity, &self.preferred_anti_affinity]
+            .iter()
+            .any(|terms| !terms.is_empty())
+    }
+}
+
 /// Keeps each ask once.
 #[derive(Default)]
 pub(crate) struct Asks(HashSet<Arc<Ask>>);

@@ -81,6 +81,10 @@ pub(crate) struct Cluster {
     pub(crate) nodes: BTreeMap<Str, Node>,
     pub(crate) pods: BTreeMap<Uid, Pod>,
     pub(crate) namespaces: BTreeMap<Str, Labels>,
+    /// Pods that wait for room that a preemption made.
+    promised: BTreeSet<Uid>,
+    /// Placed pods with some affinity; while there are none, nobody need look at every pod.
+    affine: usize,
     interner: Interner,
     asks: Asks,
 }
@@ -101,7 +105,13 @@ impl Cluster {
 
     /// Pods that a preemption made room for on this node, which are not there yet.
     pub(crate) fn nominated_to<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Pod> {
-        self.pods.values().filter(move |pod| pod.node.is_none() && pod.nominated.as_deref() == Some(node))
+        let promised = self.promised.iter().filter_map(|uid| self.pods.get(uid));
+        promised.filter(move |pod| pod.nominated.as_deref() == Some(node))
+    }
+
+    /// Does the place of this pod depend on other pods at all?
+    pub(crate) fn is_sociable(&self, pod: &Pod) -> bool {
+        self.affine > 0 || pod.ask.is_affine()
     }
 
     pub(crate) fn put_namespace(&mut self, object: &Value) {
@@ -219,8 +229,8 @@ impl Cluster {
 
     /// Remembers where a preemption made room.
     pub(crate) fn nominate(&mut self, uid: Uid, node: Option<&Str>) {
-        if let Some(pod) = self.pods.get_mut(&uid) {
-            pod.nominated = node.cloned();
+        if let Some(pod) = self.take(uid) {
+            self.place(Pod { nominated: node.cloned(), ..pod });
         }
     }
 
@@ -229,12 +239,17 @@ impl Cluster {
             let node = self.nodes.entry(name.clone()).or_default();
             count(node, &pod.ask, 1);
             node.pods.insert(pod.uid);
+            self.affine += usize::from(pod.ask.is_affine());
+        } else if pod.nominated.is_some() {
+            self.promised.insert(pod.uid);
         }
         self.pods.insert(pod.uid, pod);
     }
 
     fn take(&mut self, uid: Uid) -> Option<Pod> {
         let pod = self.pods.remove(&uid)?;
+        self.promised.remove(&uid);
+        self.affine -= usize::from(pod.node.is_some() && pod.ask.is_affine());
         if let Some(node) = pod.node.as_ref().and_then(|name| self.nodes.get_mut(name)) {
             count(node, &pod.ask, -1);
             node.pods.remove(&uid);

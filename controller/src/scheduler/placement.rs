@@ -38,6 +38,9 @@ impl Placement {
             anti_affinity: vec![BTreeSet::new(); ask.anti_affinity.len()],
             ..Placement::default()
         };
+        if !cluster.is_sociable(pod) {
+            return placement;
+        }
         for node in cluster.live_nodes() {
             for other in cluster.pods_of(node).filter(|other| !without.iter().any(|gone| gone.uid == other.uid)) {
                 placement.meet(cluster, pod, other, node);
