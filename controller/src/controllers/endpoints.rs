@@ -90,7 +90,7 @@ fn subsets(view: &View, key: &Key, service: &Service) -> (Value, bool) {
 }
 
 fn subset(ports: &[Port], mut entries: Vec<(bool, Value)>) -> Value {
-    entries.sort_by_key(|(_, entry)| entry["ip"].as_str().and_then(|ip| ip.parse::<std::net::IpAddr>().ok()));
+    entries.sort_by_key(|(_, entry)| entry["ip"].as_str().and_then(|ip| ip.parse::<core::net::IpAddr>().ok()));
     let (ready, waiting): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(ready, _)| *ready);
     let mut subset = json!({});
     for (field, entries) in [("addresses", ready), ("notReadyAddresses", waiting)] {

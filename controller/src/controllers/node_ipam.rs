@@ -1,14 +1,14 @@
 //! Pure: every node gets a range of pod addresses of its own.
 
+use core::net::Ipv4Addr;
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
 
 use serde_json::json;
 
 use super::kind::KindId;
 use super::plan::{Action, Context, Controller, Plan};
 use super::view::node::Node;
-use super::view::{Change, Key, View};
+use super::view::{Key, View};
 use crate::client::PatchKind;
 
 /// The row. All nodes share one key: two ranges given at once must differ.

@@ -44,11 +44,6 @@ impl Selector {
         if terms.is_empty() { None } else { Some(Selector(terms.into())) }
     }
 
-    /// Requirements that already stand parsed.
-    pub(crate) fn from_requirements(terms: Vec<Requirement>) -> Selector {
-        Selector(terms.into())
-    }
-
     pub(crate) fn matches(&self, labels: &Labels) -> bool {
         self.0.iter().all(|term| term.holds(labels.get(&term.key)))
     }

@@ -33,10 +33,6 @@ impl Labels {
         self.0.iter().map(|(key, value)| (key.as_ref(), value.as_ref()))
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// Does every label of this set stand in `other` too?
     pub(crate) fn within(&self, other: &Labels) -> bool {
         self.iter().all(|(key, value)| other.get(key) == Some(value))
@@ -167,7 +163,7 @@ fn digest_into(value: &Value, hasher: &mut DefaultHasher) {
 /// Upstream's alphabet for generated names: no vowels, no digits that look like letters.
 const SAFE_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
-/// A number in the form of upstream's `rand.SafeEncodeString` over its decimal digits.
+/// A number in the form of upstream's `SafeEncodeString` over its decimal digits.
 pub(crate) fn safe_encode(number: u32) -> String {
     number.to_string().bytes().map(|byte| SAFE_ALPHABET[byte as usize % SAFE_ALPHABET.len()] as char).collect()
 }

@@ -23,11 +23,6 @@ impl Now {
     pub(crate) fn stamp(self) -> String {
         stamp(self.wall())
     }
-
-    /// RFC 3339 in microseconds, as `metav1.MicroTime` is written.
-    pub(crate) fn micro_stamp(self) -> String {
-        crate::object::time::format_micros(self.wall_ms * 1000)
-    }
 }
 
 #[cfg(test)]
@@ -38,6 +33,5 @@ mod tests {
     fn stamps_are_metav1_times() {
         let now = Now { wall_ms: 1_042, ..Now::default() };
         assert_eq!(now.stamp(), "1970-01-01T00:00:01Z");
-        assert_eq!(now.micro_stamp(), "1970-01-01T00:00:01.042000Z");
     }
 }

@@ -21,7 +21,6 @@ pub(crate) struct Refusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Plugin {
     NodeUnschedulable,
-    NodeName,
     TaintToleration,
     NodeAffinity,
     NodePorts,
@@ -44,9 +43,10 @@ pub(crate) struct Question<'a> {
 
 type Filter = fn(&Question) -> Result<(), Refusal>;
 
-/// Every filter, in the order in which they are asked; the first refusal counts.
+/// Every filter, in the order in which they are asked; the first refusal counts. Upstream's NodeName is not among them: a pod
+/// that names its node is bound already and never arrives here.
 const FILTERS: &[Filter] =
-    &[unschedulable, node_name, taints, node_affinity, host_ports, fit, super::spread::filter, super::affinity::filter];
+    &[unschedulable, taints, node_affinity, host_ports, fit, super::spread::filter, super::affinity::filter];
 
 /// May the pod run there?
 pub(crate) fn filter(question: &Question) -> Result<(), Refusal> {
@@ -67,11 +67,6 @@ fn unschedulable(question: &Question) -> Result<(), Refusal> {
     if question.node.unschedulable && !tolerated(&question.pod.ask.tolerations, &taint) {
         return refuse(Plugin::NodeUnschedulable, "node(s) were unschedulable", true);
     }
-    Ok(())
-}
-
-/// A pod that names its node is bound to it by whoever made it; one that arrives here with a name is not ours to place.
-fn node_name(_: &Question) -> Result<(), Refusal> {
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //! no sooner than their back-off.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::cluster::Happening;
@@ -137,11 +137,6 @@ impl Queue {
         }
     }
 
-    /// Is a pod ready to be placed?
-    pub(crate) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
-    }
-
     /// When the next back-off ends.
     pub(crate) fn next_due(&self) -> Option<Duration> {
         self.backing_off.first().map(|(due, _)| *due)
@@ -153,7 +148,6 @@ fn interests(plugin: Plugin, what: Happening) -> bool {
     use Happening::{NodeAdded, NodeFreed, NodeLabels, NodeTaints, PodChanged, PodGone, PodPlaced};
     match plugin {
         Plugin::NodeUnschedulable | Plugin::TaintToleration => matches!(what, NodeAdded | NodeTaints),
-        Plugin::NodeName => what == NodeAdded,
         Plugin::NodeAffinity => matches!(what, NodeAdded | NodeLabels),
         Plugin::NodePorts => matches!(what, NodeAdded | PodGone),
         Plugin::NodeResourcesFit => matches!(what, NodeAdded | NodeFreed | PodGone | PodChanged),

@@ -28,7 +28,9 @@ struct Bench(Cluster);
 impl Bench {
     fn new(nodes: &[Value]) -> Bench {
         let mut cluster = Cluster::default();
-        nodes.iter().for_each(|node| drop(cluster.put_node(node)));
+        for node in nodes {
+            cluster.put_node(node);
+        }
         Bench(cluster)
     }
 

@@ -87,11 +87,6 @@ impl Meta {
             labels: interner.labels(metadata.get("labels")),
         }
     }
-
-    /// Is `owner` this object's controller?
-    pub(crate) fn controlled_by(&self, owner: Uid) -> bool {
-        self.controller.as_ref().is_some_and(|controller| controller.uid == owner)
-    }
 }
 
 /// The resource version as a number (comparable since Kubernetes 1.35, KEP-5504); 0 when absent.
