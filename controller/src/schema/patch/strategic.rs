@@ -63,22 +63,20 @@ fn merge_map(
             orders.insert(list.to_owned(), Value::Array(items));
         }
     }
-    let mut touched: Vec<(String, Vec<Value>)> = Vec::new();
+    let lengths: Vec<(String, usize)> = orders
+        .keys()
+        .map(|name| (name.clone(), target.get(name).and_then(Value::as_array).map_or(0, Vec::len)))
+        .collect();
     for (name, value) in values {
         let field = kind.and_then(|kind| kind.field(&name));
-        if let Value::Array(items) = &value
-            && orders.contains_key(&name)
-        {
-            touched.push((name.clone(), items.clone()));
-        }
         merge_value(field, target, name, value)?;
     }
-    for (name, order) in orders {
-        let patched =
-            touched.iter().find(|(list, _)| *list == name).map(|(_, items)| items.as_slice()).unwrap_or_default();
+    for (name, length) in lengths {
         let field = kind.and_then(|kind| kind.field(&name));
-        if let (Some(Value::Array(items)), Value::Array(order)) = (target.get_mut(&name), order) {
-            reorder(field.and_then(Field::merge_key), items, &order, patched);
+        if let (Some(Value::Array(items)), Some(Value::Array(order))) = (target.get_mut(&name), orders.get(&name)) {
+            // Upstream's merge works in place, so an item that fills the gap of a deleted one counts as known.
+            let before = items[..length.min(items.len())].to_vec();
+            reorder(field.and_then(Field::merge_key), items, order, &before);
         }
     }
     Ok(())
@@ -131,11 +129,8 @@ fn merge_value(
             }
         }
         (Some(_), Value::Array(patch)) | (None, Value::Array(patch)) => {
-            let mut fresh = Vec::new();
-            match field.filter(|field| field.patch_merges()).and_then(Field::merge_key) {
-                Some(key) => merge_list(inner, key, &mut fresh, patch)?,
-                None => fresh = patch.into_iter().map(|item| cleaned_value(inner, item)).collect::<Result<_, _>>()?,
-            }
+            let plain = patch.into_iter().filter(|item| item.get(PATCH).is_none());
+            let fresh = plain.map(|item| cleaned_value(inner, item)).collect::<Result<_, _>>()?;
             target.insert(name, Value::Array(fresh));
         }
         (_, Value::Object(patch)) => {
@@ -254,27 +249,27 @@ fn no_key(item: &Map<String, Value>, key: &str) -> PatchError {
     PatchError::Unprocessable(format!("map: map[{}] does not contain declared merge key: {key}", shown.join(" ")))
 }
 
-/// Puts patched and listed items in the order that the patch gives; items that only the server has keep their places
-/// relative to those that it knew before.
-fn reorder(key: Option<&str>, items: &mut Vec<Value>, order: &[Value], patched: &[Value]) {
+/// Puts the items that the patch lists in its order; an item that only the server has goes before the first of them
+/// that it preceded on the server (`before`), else behind all.
+fn reorder(key: Option<&str>, items: &mut Vec<Value>, order: &[Value], before: &[Value]) {
     let identity = |item: &Value| key.and_then(|key| item.get(key)).unwrap_or(item).clone();
-    let server: Vec<Value> = items.iter().map(identity).collect();
     let order: Vec<Value> = order.iter().map(identity).collect();
-    let known = |id: &Value| order.contains(id) || patched.iter().any(|item| identity(item) == *id);
-    let (mut ordered, mut own): (Vec<Value>, Vec<Value>) = items.drain(..).partition(|item| known(&identity(item)));
-    ordered.sort_by_key(|item| order.iter().position(|id| *id == identity(item)).unwrap_or(usize::MAX));
-    let place = |item: &Value| server.iter().position(|id| *id == identity(item));
-    own.reverse();
-    ordered.reverse();
-    while let (Some(left), Some(right)) = (ordered.last(), own.last()) {
-        // An item that the patch appended has no place on the server before it, so the server's own go first.
-        let appended = patched.iter().any(|item| identity(item) == identity(left)) && place(left) > place(right);
-        let left_first = !appended && place(left) < place(right);
-        let next = if left_first { ordered.pop() } else { own.pop() };
-        items.extend(next);
+    let before: Vec<Value> = before.iter().map(identity).collect();
+    let rank = |list: &[Value], item: &Value| list.iter().position(|id| *id == identity(item));
+    let (mut listed, mut own): (Vec<Value>, Vec<Value>) =
+        items.drain(..).partition(|item| rank(&order, item).is_some());
+    listed.sort_by_key(|item| rank(&order, item));
+    own.sort_by_key(|item| rank(&before, item).unwrap_or(usize::MAX));
+    let mut own = own.into_iter().peekable();
+    for item in listed {
+        let place = rank(&before, &item);
+        let precedes = |own: &Value| matches!((rank(&before, own), place), (Some(own), Some(place)) if own < place);
+        while let Some(next) = own.next_if(|own| precedes(own)) {
+            items.push(next);
+        }
+        items.push(item);
     }
-    items.extend(ordered.into_iter().rev());
-    items.extend(own.into_iter().rev());
+    items.extend(own);
 }
 
 #[cfg(test)]
@@ -319,8 +314,10 @@ mod tests {
         );
         let patch = json!({"containers": [{"$patch": "replace"}, {"name": "z"}]});
         assert_eq!(pod(spec, patch)["containers"], json!([{"name": "z"}]));
-        let error =
-            deployment(json!({"spec": {}}), json!({"spec": {"template": {"spec": {"containers": [{"image": "a"}]}}}}));
+        let error = deployment(
+            json!({"spec": {"template": {"spec": {"containers": []}}}}),
+            json!({"spec": {"template": {"spec": {"containers": [{"image": "a"}]}}}}),
+        );
         assert_eq!(error.unwrap_err().to_string(), "map: map[image:a] does not contain declared merge key: name");
         let error = deployment(json!({}), json!({"spec": {"$patch": "nope"}})).unwrap_err();
         assert!(error.to_string().starts_with("unknown patch type: nope in map: "));
@@ -343,11 +340,37 @@ mod tests {
         let patch = json!({"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}, {"name": "new"}], "containers": [{"name": "new"}]});
         let names: Vec<Value> =
             pod(spec, patch)["containers"].as_array().unwrap().iter().map(|item| item["name"].clone()).collect();
-        assert_eq!(names, ["b", "a", "server", "new"]);
+        assert_eq!(names, ["b", "a", "new", "server"]);
         let mut target = json!({"metadata": {"finalizers": ["a", "b"]}}).as_object().unwrap().clone();
         let kind = lookup("", "v1", "Pod").unwrap();
         let patch = json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"], "$setElementOrder/finalizers": ["c", "b"], "finalizers": ["c"]}});
         strategic_merge_patch(kind, &mut target, patch.as_object().unwrap()).unwrap();
         assert_eq!(target["metadata"]["finalizers"], json!(["c", "b"]));
+    }
+
+    /// Patches that upstream's client made and its library applied: `[live, patch, result]` on each line.
+    const GOLDEN: &str = include_str!("../../../schema/golden/strategic.jsonl");
+
+    /// Upstream leaves nulls and directives in items that it appends; decoding drops them.
+    fn decoded(value: Value) -> Value {
+        match value {
+            Value::Object(map) => {
+                let kept = map.into_iter().filter(|(name, value)| !value.is_null() && !name.starts_with('$'));
+                let kept = kept.map(|(name, value)| (name, decoded(value))).filter(|(_, value)| *value != json!([]));
+                Value::Object(kept.collect())
+            }
+            Value::Array(items) => {
+                Value::Array(items.into_iter().filter(|item| item.get(PATCH).is_none()).map(decoded).collect())
+            }
+            other => other,
+        }
+    }
+
+    #[test]
+    fn what_upstream_patches_is_patched() {
+        for line in GOLDEN.lines() {
+            let [live, patch, result]: [Value; 3] = serde_json::from_str(line).unwrap();
+            assert_eq!(decoded(deployment(live, patch).unwrap()), decoded(result), "{line}");
+        }
     }
 }
