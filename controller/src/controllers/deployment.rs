@@ -211,7 +211,7 @@ struct Claims<'a> {
 fn claim<'a>(view: &'a View, key: &Key, deployment: &Deployment) -> Claims<'a> {
     let mut claims = Claims { sets: Vec::new(), actions: Vec::new() };
     let alive = deployment.meta.deleted.is_none();
-    for (set_key, object) in view.within(KindId::REPLICA_SETS, &key.namespace) {
+    for (set_key, object) in view.claimable(KindId::REPLICA_SETS, deployment.meta.uid, &key.namespace) {
         let Some(set) = object.as_workload() else { continue };
         let matches = selects(deployment, object);
         match &set.meta.controller {

@@ -78,12 +78,6 @@ impl Plan {
             size *= 2;
         }
     }
-
-    /// Nothing to do and nothing to read.
-    #[cfg(test)]
-    pub(crate) fn is_idle(&self) -> bool {
-        self.needs.is_empty() && self.steps.iter().all(Vec::is_empty)
-    }
 }
 
 /// Something that a plan must read.

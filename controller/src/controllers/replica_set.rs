@@ -69,7 +69,7 @@ struct Claim<'a> {
 fn claim<'a>(view: &'a View, key: &Key, set: &Workload) -> Claim<'a> {
     let mut claim = Claim { owned: Vec::new(), adopt: Vec::new(), release: Vec::new() };
     let Some(selector) = &set.selector else { return claim };
-    for (pod_key, object) in view.within(KindId::PODS, &key.namespace) {
+    for (pod_key, object) in view.claimable(KindId::PODS, set.meta.uid, &key.namespace) {
         let Some(pod) = object.as_pod() else { continue };
         let matches = selector.matches(&pod.meta.labels);
         match &pod.meta.controller {

@@ -236,8 +236,8 @@ impl View {
     }
 
     fn index(&mut self, key: &Key, object: &Projected) {
-        if let Some(owner) = &object.meta().controller {
-            self.owned.entry(owner.uid).or_default().insert(key.clone());
+        if let Some(owner) = owner_of(key.kind, object) {
+            self.owned.entry(owner).or_default().insert(key.clone());
         }
         if let Some(node) = object.node() {
             self.on_node.entry(node.clone()).or_default().insert(key.clone());
@@ -245,8 +245,8 @@ impl View {
     }
 
     fn unindex(&mut self, key: &Key, object: &Projected) {
-        if let Some(owner) = &object.meta().controller {
-            forget(&mut self.owned, &owner.uid, key);
+        if let Some(owner) = owner_of(key.kind, object) {
+            forget(&mut self.owned, &owner, key);
         }
         if let Some(node) = object.node() {
             forget(&mut self.on_node, node, key);
@@ -338,6 +338,17 @@ impl View {
         self.owned.get(&owner).into_iter().flatten().filter_map(|key| Some((key.clone(), self.object(key)?)))
     }
 
+    /// Objects of a kind that `owner` controls, or that nobody does and it may adopt; in its namespace.
+    pub(crate) fn claimable(
+        &self,
+        kind: KindId,
+        owner: Uid,
+        namespace: &Str,
+    ) -> impl Iterator<Item = (Key, &Projected)> {
+        let both = self.owned_by(owner).chain(self.owned_by(NOBODY));
+        both.filter(move |(key, _)| key.kind == kind && key.namespace == *namespace)
+    }
+
     /// Pods bound to a node.
     pub(crate) fn pods_on(&self, node: &str) -> impl Iterator<Item = (Key, &Arc<pod::Pod>)> {
         self.on_node
@@ -352,13 +363,25 @@ impl View {
         self.departed.get(node).copied().unwrap_or_default()
     }
 
-    /// Objects by kind, bytes in all: the figure that is printed.
+    /// How many objects, and bytes in all with the indexes: the figure that is printed.
     pub(crate) fn weigh(&self) -> (usize, usize) {
         let entries = self.tables.iter().flat_map(|table| table.objects.iter());
         let (count, bytes) = entries.fold((0, 0), |(count, bytes), ((_, name), entry)| {
             (count + 1, bytes + entry.object.bytes() + name.len() + 16 + size_of::<Entry>() + 2 * size_of::<Str>())
         });
-        (count, bytes + self.interner.bytes() + self.graph.bytes())
+        let indexed = self.owned.values().chain(self.on_node.values()).map(BTreeSet::len).sum::<usize>();
+        (count, bytes + indexed * size_of::<Key>() + self.interner.bytes() + self.graph.bytes())
+    }
+}
+
+/// The owner of what could be adopted.
+const NOBODY: Uid = Uid::NONE;
+
+/// Under whom the object stands in the index of owners.
+fn owner_of(kind: KindId, object: &Projected) -> Option<Uid> {
+    match &object.meta().controller {
+        Some(owner) => Some(owner.uid),
+        None => matches!(kind, KindId::PODS | KindId::REPLICA_SETS).then_some(NOBODY),
     }
 }
 
@@ -404,3 +427,6 @@ as_kind! {
     as_signing_request SigningRequest policy::SigningRequest;
     as_cluster_role ClusterRole policy::ClusterRole;
 }
+
+#[cfg(test)]
+mod tests;

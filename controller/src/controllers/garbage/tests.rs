@@ -91,3 +91,41 @@ fn an_owner_of_an_unknown_kind_is_left_alone() {
     world.settle();
     assert!(world.objects.contains_key(&child));
 }
+
+/// Random forests and random deletions: in the end exactly those are left that never had an owner, or still have one.
+#[test]
+fn random_histories_leave_what_is_still_owned() {
+    for seed in 1..=30u64 {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let mut draw = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 16) as usize % below
+        };
+        let mut world = World::new(&[&CONTROLLER]);
+        let mut things: Vec<Value> = Vec::new();
+        for n in 0..25 {
+            let owners: Vec<Value> = (0..draw(3)).filter_map(|_| things.get(draw(n.max(1))).cloned()).collect();
+            let thing = thing("ConfigMap", &format!("t{n}"), &owners.iter().collect::<Vec<_>>());
+            world.put(thing.clone());
+            things.push(thing);
+            if draw(3) == 0 {
+                let victim = draw(n + 1);
+                let key = Key::new(KindId::CONFIG_MAPS, "shop", &format!("t{victim}"));
+                world.delete(&key, ["Background", "Foreground", "Orphan"][draw(3)]);
+            }
+            if draw(2) == 0 {
+                world.settle();
+            }
+        }
+        world.settle();
+        let alive: Vec<&Value> = world.objects.values().map(|object| &object["metadata"]["uid"]).collect();
+        for object in world.objects.values() {
+            assert!(object["metadata"]["deletionTimestamp"].is_null(), "seed {seed}: {object} hangs");
+            for owner in list_at(object, &["metadata", "ownerReferences"]) {
+                assert!(alive.contains(&&owner["uid"]), "seed {seed}: {object} has lost an owner");
+            }
+        }
+    }
+}

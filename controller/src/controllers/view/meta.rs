@@ -10,6 +10,9 @@ use crate::controllers::time;
 pub(crate) struct Uid(u128);
 
 impl Uid {
+    /// Nobody's.
+    pub(crate) const NONE: Uid = Uid(0);
+
     pub(crate) fn parse(text: &str) -> Uid {
         let hex: String = text.chars().filter(|&c| c != '-').collect();
         match u128::from_str_radix(&hex, 16) {

@@ -50,7 +50,7 @@ pub(crate) struct Lease {
     pub(crate) renewed: Str,
 }
 
-/// Is the new projection the same heartbeat as the old one, so that it was not a sign of life? Other kinds always count.
+/// Is the new projection a sign of life? Leases and Nodes are when they were renewed; any change of another kind is.
 pub(super) fn beat(old: &Projected, new: &Projected) -> bool {
     match (old, new) {
         (Projected::Lease(old), Projected::Lease(new)) => old.renewed != new.renewed,
