@@ -59,7 +59,8 @@ pub(super) fn answer(api: &Api, request: &Request) -> Answer<http::Response<Body
             None => Err(ApiError::no_such_path()),
         },
         "/openapi/v2" if request.header(http::header::ACCEPT).contains("protobuf") => {
-            Ok(answer::response(200, super::openapi::V2_PROTOBUF, super::openapi::v2_protobuf()))
+            let document = super::openapi::v2_protobuf(&api.registry.kinds());
+            Ok(answer::response(200, crate::schema::openapi::v2::CONTENT_TYPE, document))
         }
         "/openapi/v2" => Ok(answer::response(200, "application/json", super::openapi::v2_json().to_string())),
         "/openapi/v3" => {

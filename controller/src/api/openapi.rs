@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::kinds::{Kind, Kinds};
 use crate::registry::status::{Answer, ApiError};
+use crate::schema::openapi::v2::v2_document;
 use crate::schema::openapi::{self, Resource, Subresource};
 
 /// `/openapi/v3`.
@@ -26,18 +27,15 @@ pub(crate) fn document(kinds: &Kinds, path: &str) -> Answer<String> {
     Ok(openapi::v3_document(group, version, &resources(kinds, group, version)))
 }
 
-/// The media type of [`v2_protobuf`].
-pub(crate) const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-
-/// An `openapi.v2.Document` that defines nothing: clients that still fetch it (kubectl 1.27 before it validates) then take
-/// their own types and the v3 documents. Fields 1 (`swagger`) and 2 (`info`: 1 `title`, 2 `version`).
-pub(crate) fn v2_protobuf() -> Vec<u8> {
-    let text = |field: u8, text: &[u8]| [&[field << 3 | 2, text.len() as u8], text].concat();
-    let info = [text(1, b"Kubernetes"), text(2, b"v1.35.0")].concat();
-    [text(1, b"2.0"), text(2, &info)].concat()
+/// `/openapi/v2` in protobuf.
+pub(crate) fn v2_protobuf(kinds: &Kinds) -> Vec<u8> {
+    let groups = kinds.groups();
+    let versions = groups.iter().flat_map(|(group, versions)| versions.iter().map(move |v| (*group, *v)));
+    let served: Vec<_> = versions.map(|(group, version)| (group, version, resources(kinds, group, version))).collect();
+    v2_document(served.iter().map(|(group, version, resources)| (*group, *version, resources.as_slice())))
 }
 
-/// The same as JSON.
+/// `/openapi/v2` in JSON, which no client of today reads: the v3 documents say everything.
 pub(crate) fn v2_json() -> Value {
     json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": "v1.35.0"}, "paths": {}, "definitions": {}})
 }
