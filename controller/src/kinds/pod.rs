@@ -1,6 +1,8 @@
 //! Pure: the row of Pods.
 
+mod container;
 mod print;
+pub(crate) mod validate;
 
 use serde_json::{Value, json};
 
@@ -56,6 +58,8 @@ pub(super) fn kind() -> Kind {
             prepare_update: keep_status,
             prepare_status,
             prepare_part,
+            validate: validate::validate,
+            validate_update: validate::validate_update,
             generation: true,
             returns_deleted: true,
             grace: Some(grace),

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::column::{age, age_of, name, or_none};
+use super::pod::validate::validate_template;
 use super::strategy::{Strategy, drop_status, immutable, keep_status};
 use super::{Column, Field, Kind, Subresource};
 use crate::object::Object;
@@ -122,6 +123,7 @@ fn validate(object: &Object) -> Vec<FieldError> {
         errors.extend(validate_template_labels(object, &parsed));
     }
     errors.extend(validate_restart(object));
+    errors.extend(validate_template(object));
     errors
 }
 
@@ -164,6 +166,7 @@ fn validate_controller(object: &Object) -> Vec<FieldError> {
         errors.push(FieldError::required("spec.template", ""));
     }
     errors.extend(validate_restart(object));
+    errors.extend(validate_template(object));
     errors
 }
 
@@ -249,7 +252,8 @@ mod tests {
 
     #[test]
     fn the_selector_must_select_the_template() {
-        let good = json!({"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}}}});
+        let good = json!({"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "b"}},
+            "spec": {"containers": [{"name": "c", "image": "i"}]}}});
         assert_eq!(validate_deployment(&hello(good)), []);
         let other = json!({"selector": {"matchLabels": {"a": "b"}}, "template": {"metadata": {"labels": {"a": "c"}}}});
         let wrong = validate_deployment(&hello(other));

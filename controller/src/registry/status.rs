@@ -90,7 +90,10 @@ impl ApiError {
     pub fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Self {
         let qualified =
             if kind.group.is_empty() { kind.kind.to_string() } else { format!("{}.{}", kind.kind, kind.group) };
-        let message = format!("{qualified} {} is invalid: {}", quoted(name), aggregate(errors));
+        let mut errors = errors.to_vec();
+        let mut seen = std::collections::HashSet::new();
+        errors.retain(|error| seen.insert(error.to_string()));
+        let message = format!("{qualified} {} is invalid: {}", quoted(name), aggregate(&errors));
         let mut error = Self::new(422, "Invalid", message).about(&kind.group, &kind.kind, name);
         let causes: Vec<Value> = errors
             .iter()
