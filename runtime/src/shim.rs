@@ -92,13 +92,17 @@ struct Client {
     exit: OwnedFd,
 }
 
+/// Whole pages, so that the unused ones can be given back.
+#[repr(align(4096))]
+struct Line([u8; PIECE_MAX]);
+
 struct State {
     slots: Vec<Slot, SLOTS>,
     jobs: Vec<Job, JOBS>,
     watches: Vec<Watch, WATCHES>,
     clients: Vec<Client, CLIENTS>,
     early: Vec<(i32, i32), EARLY>,
-    lines: [[[u8; PIECE_MAX]; 2]; SLOTS],
+    lines: [[Line; 2]; SLOTS],
 }
 
 static mut STATE: State = State {
@@ -107,7 +111,7 @@ static mut STATE: State = State {
     watches: Vec::new(),
     clients: Vec::new(),
     early: Vec::new(),
-    lines: [[[0; PIECE_MAX]; 2]; SLOTS],
+    lines: [const { [const { Line([0; PIECE_MAX]) }; 2] }; SLOTS],
 };
 
 /// What the process that starts a shim hands to it.
@@ -189,6 +193,7 @@ impl Shim {
         self.enforce_deadlines();
         if ready.readable(&self.start.listener) {
             self.serve_request();
+            give_back_stack();
         }
     }
 
@@ -255,6 +260,19 @@ impl Shim {
     fn free_lane(&self) -> Option<usize> {
         (0..SLOTS).find(|lane| self.state.slots.iter().all(|slot| slot.lane != *lane))
     }
+}
+
+/// Requests reach deep; what lies below this frame is garbage until the next one, and a pod waits long for it.
+#[inline(never)]
+fn give_back_stack() {
+    const MARGIN: usize = 8 * 1024;
+    const DEPTH: usize = 96 * 1024;
+    const PAGE: usize = 4096;
+    let here = 0u8;
+    let top = (std::ptr::from_ref(&here) as usize - MARGIN) & !(PAGE - 1);
+    // SAFETY: stacks grow downwards here, and the range begins well below this function's frame, its callee's frame and
+    // the red zone: nothing live lies in it. What is not mapped yet is passed over.
+    unsafe { libc::madvise((top - DEPTH) as *mut libc::c_void, DEPTH, libc::MADV_DONTNEED) };
 }
 
 impl Slot {

@@ -14,7 +14,7 @@ use super::{
 
 /// With an attached caller no more is read at once than its pipe takes when poll calls it writable (PIPE_BUF).
 const SHARED_READ: usize = 4096;
-/// Beyond its first page a line buffer is given back when it is empty.
+/// After a burst, the pages of a line buffer that hold nothing are given back.
 const PAGE: usize = 4096;
 
 /// Whether a write of up to PIPE_BUF bytes goes through at once.
@@ -61,7 +61,7 @@ impl Shim {
             Stream::Err => slot.stderr.as_ref(),
         };
         let Some(source) = source else { return };
-        let line = &mut state.lines[lane][which];
+        let line = &mut state.lines[lane][which].0;
         let held = slot.held[which];
         let shared = state.clients.iter().any(|c| c.lane == lane);
         let room = if shared { SHARED_READ.min(PIECE_MAX - held) } else { PIECE_MAX - held };
@@ -84,8 +84,8 @@ impl Shim {
         let taken = slot.log.write(stream, &line[..full], count == 0);
         line.copy_within(taken..full, 0);
         slot.held[which] = full - taken;
-        if full > PAGE && slot.held[which] == 0 {
-            give_back(&mut line[..]);
+        if full > PAGE && count < room {
+            give_back(&mut line[slot.held[which]..]);
         }
         if count == 0 {
             match stream {
@@ -113,7 +113,7 @@ impl Shim {
     }
 }
 
-/// Gives the whole pages of an empty buffer back to the kernel.
+/// Gives the whole pages of an unused buffer back to the kernel.
 fn give_back(buffer: &mut [u8]) {
     let start = (buffer.as_ptr() as usize).next_multiple_of(PAGE);
     let end = (buffer.as_ptr() as usize + buffer.len()) & !(PAGE - 1);
