@@ -83,7 +83,8 @@ fn failed(path: &str) -> impl FnOnce(cgroups_rs::error::Error) -> Error {
     move |e| Error::Io { what: "set limits of cgroup", path, source: io::Error::other(e.to_string()) }
 }
 
-/// Makes a pod's group with its limits. Returns the `cgroup.procs` files that its shim is to join.
+/// Makes a pod's group with its limits. Returns the files into which a process writes `0` to join it: on v1 `tasks`,
+/// since moving oneself as a single thread needs no lock that waits for an RCU grace period (8 to 18 ms).
 pub(crate) fn create_pod(hierarchy: &Hierarchy, path: &str, resources: &Resources) -> Result<Vec<PathBuf>, Error> {
     let mut joined = Vec::new();
     match hierarchy {
@@ -91,7 +92,7 @@ pub(crate) fn create_pod(hierarchy: &Hierarchy, path: &str, resources: &Resource
             for controller in CONTROLLERS {
                 let dir = hierarchy.controller_dir(controller, path);
                 fs::create_dir_all(&dir).map_err(Error::io("make cgroup", &dir))?;
-                joined.push(dir.join("cgroup.procs"));
+                joined.push(dir.join("tasks"));
             }
             if resources.cpuset_cpus.is_some() || resources.cpuset_mems.is_some() {
                 let dir = hierarchy.controller_dir("cpuset", path);

@@ -1,4 +1,4 @@
-//! Shell: `shim <sandbox dir> <exits dir> new|adopt <cgroup.procs>...`: makes the namespaces and forks the shim.
+//! Shell: `shim <sandbox dir> <exits dir> new|adopt <file of a cgroup>...`: makes the namespaces and forks the shim.
 //!
 //! The shim is forked first, while this process has touched little memory; then this process makes the rest, says why
 //! it could not on stderr, and ends.
@@ -53,9 +53,7 @@ fn stage(args: &[OsString]) -> Result<(), String> {
     if pid == 0 {
         // SAFETY: a plain system call.
         unsafe { libc::setsid() };
-        for group in groups {
-            let _ = fs::write(group, "0");
-        }
+        join(groups);
         detach();
         shim::run(start);
         // SAFETY: ends this process without running anything of its parent's.
@@ -112,6 +110,13 @@ fn detach() {
     }
 }
 
+/// This process, which has one thread, becomes one of the pod's.
+fn join(groups: &[OsString]) {
+    for group in groups {
+        let _ = fs::write(group, "0");
+    }
+}
+
 fn make(groups: &[OsString]) -> Result<i32, String> {
     let record: SandboxRecord = record::read_json(Path::new("sandbox.json")).ok_or("sandbox.json is missing")?;
     let config = record.config;
@@ -128,19 +133,16 @@ fn make(groups: &[OsString]) -> Result<i32, String> {
         }
     }
     let kinds = kinds(&config);
-    let reaper_wanted = config.share_process_namespace && !config.host_pid;
-    if kinds.is_empty() && !reaper_wanted {
+    let reaper = (config.share_process_namespace && !config.host_pid).then_some(groups);
+    if kinds.is_empty() && reaper.is_none() {
         return Ok(0);
     }
-    let holder = Holder::fork(&config, &kinds, reaper_wanted)?;
+    let holder = Holder::fork(&config, &kinds, reaper)?;
     for (kind, _) in &kinds {
         hold(&format!("/proc/{}/ns/{kind}", holder.pid), &namespace_path(here, kind))?;
     }
     if holder.reaper > 0 {
         hold(&format!("/proc/{}/ns/pid", holder.reaper), &namespace_path(here, "pid"))?;
-        for group in groups {
-            let _ = fs::write(group, holder.reaper.to_string());
-        }
     }
     Ok(holder.reaper)
 }
@@ -174,7 +176,11 @@ struct Holder {
 }
 
 impl Holder {
-    fn fork(config: &SandboxConfig, kinds: &[(&str, UnshareFlags)], reaper: bool) -> Result<Holder, String> {
+    fn fork(
+        config: &SandboxConfig,
+        kinds: &[(&str, UnshareFlags)],
+        reaper: Option<&[OsString]>,
+    ) -> Result<Holder, String> {
         let (link, theirs) = UnixStream::pair().map_err(|e| e.to_string())?;
         // SAFETY: this process has one thread, so its child may run ordinary code.
         let pid = unsafe { libc::fork() };
@@ -234,7 +240,7 @@ impl Drop for Holder {
 fn enter(
     config: &SandboxConfig,
     kinds: &[(&str, UnshareFlags)],
-    reaper: bool,
+    reaper: Option<&[OsString]>,
     mut link: &UnixStream,
 ) -> Result<(), String> {
     let mut byte = [0u8; 1];
@@ -264,11 +270,12 @@ fn enter(
     }
     set_sysctls(&config.sysctls)?;
     let mut pid = 0;
-    if reaper {
+    if let Some(groups) = reaper {
         unshare(UnshareFlags::NEWPID)?;
         // SAFETY: this process has one thread, so its child may run ordinary code.
         pid = unsafe { libc::fork() };
         if pid == 0 {
+            join(groups);
             be_reaper();
         }
     }
