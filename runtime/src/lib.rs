@@ -29,6 +29,7 @@ pub mod unpack;
 
 // Containers: the shim and its words, the verbs, and what a specification is made from.
 mod cgroup;
+mod devices;
 mod host;
 mod passwd;
 mod record;

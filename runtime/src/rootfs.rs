@@ -45,8 +45,17 @@ pub(crate) fn mount_overlay(
     }
     let lower = if mapped.0.is_empty() { lower } else { &mapped.0 };
     let mounted = overlay(lower, upper, work)
-        .and_then(|fd| rustix::mount::move_mount(fd, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH));
+        .and_then(|fd| rustix::mount::move_mount(fd, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH))
+        .or_else(|new| overlay_of_one_page(lower, upper, work, target).map_err(|_| new));
     mounted.map_err(|e| Error::io("mount overlay at", target)(e.into()))
+}
+
+/// Before Linux 6.8 there is no `lowerdir+`, and all layers must go into one string.
+fn overlay_of_one_page(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> rustix::io::Result<()> {
+    let lower = lower.iter().map(|l| l.to_string_lossy()).collect::<Vec<_>>().join(":");
+    let data = format!("lowerdir={lower},upperdir={},workdir={},volatile", upper.display(), work.display());
+    let data = std::ffi::CString::new(data).map_err(|_| rustix::io::Errno::INVAL)?;
+    rustix::mount::mount("overlay", target, "overlay", rustix::mount::MountFlags::empty(), data.as_c_str())
 }
 
 /// Layers whose owners are shifted into a user namespace, mounted as long as it takes to make the overlay, which keeps
@@ -100,21 +109,8 @@ fn overlay(lower: &[PathBuf], upper: &Path, work: &Path) -> rustix::io::Result<O
     let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let context = &context;
     let set = |key: &str, path: &Path| rustix::mount::fsconfig_set_string(context, key, path);
-    let mut one_by_one = true;
-    for (at, layer) in lower.iter().enumerate() {
-        match set("lowerdir+", layer) {
-            Ok(()) => {}
-            // Before Linux 6.8 there is only the one string.
-            Err(_) if at == 0 => {
-                one_by_one = false;
-                break;
-            }
-            Err(e) => return Err(e),
-        }
-    }
-    if !one_by_one {
-        let joined = lower.iter().map(|l| l.to_string_lossy()).collect::<Vec<_>>().join(":");
-        set("lowerdir", Path::new(&joined))?;
+    for layer in lower {
+        set("lowerdir+", layer)?;
     }
     set("upperdir", upper)?;
     set("workdir", work)?;

@@ -28,7 +28,9 @@ use super::{
     trace::Collector,
 };
 use crate::{
+    cgroup::Hierarchy,
     config::{ExecConfig, Size},
+    devices,
     host::Host,
     record,
     shim::{exit::now_ns, spawn},
@@ -199,11 +201,13 @@ impl Verb {
         let pid = container.pid().ok_or("the container has no process")?.as_raw();
         let master = console.map(|c| c.master(owner(&spec))).transpose()?;
         spawn::send_pid(self.shim.as_fd(), pid, master.as_ref().map(|m| m.as_fd())).map_err(|e| e.to_string())?;
+        if let Err(message) = restrict_devices(&spec) {
+            kill(pid);
+            return Err(message);
+        }
         let started_at = now_ns();
         if let Err(e) = container.start() {
-            if let Some(init) = rustix::process::Pid::from_raw(pid) {
-                let _ = rustix::process::kill_process(init, rustix::process::Signal::KILL);
-            }
+            kill(pid);
             return Err(self.why(&e, self.drain_report()));
         }
         let reported = self.until_program_runs();
@@ -296,6 +300,24 @@ impl Verb {
         let count = rustix::io::read(&self.report, &mut bytes).unwrap_or(0);
         String::from_utf8_lossy(&bytes[..count]).into_owned()
     }
+}
+
+fn kill(pid: i32) {
+    if let Some(init) = rustix::process::Pid::from_raw(pid) {
+        let _ = rustix::process::kill_process(init, rustix::process::Signal::KILL);
+    }
+}
+
+/// On cgroup v2 libcontainer leaves every device open.
+fn restrict_devices(spec: &Spec) -> Result<(), String> {
+    if Hierarchy::detect() != Hierarchy::V2 {
+        return Ok(());
+    }
+    let linux = spec.linux().as_ref();
+    let path = linux.and_then(|l| l.cgroups_path().clone()).unwrap_or_default();
+    let rules = linux.and_then(|l| l.resources().as_ref()).and_then(|r| r.devices().clone()).unwrap_or_default();
+    let cgroup = Hierarchy::V2.memory_dir(&path.to_string_lossy());
+    devices::restrict(&cgroup, &rules).map_err(|e| format!("restrict devices: {e}"))
 }
 
 /// Rust's runtime ignores SIGPIPE, and an ignored signal stays ignored through exec; so does what our own parents ignored.
