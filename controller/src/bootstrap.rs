@@ -75,7 +75,7 @@ async fn attempt(client: &Client, wanted: &Wanted) -> Result<(), ClientError> {
             client.create(resource, namespace, &anew).await?
         }
     };
-    tracing::info!(resource = %resource.plural, namespace, name, "a default object was brought in order");
+    tracing::debug!(resource = %resource.plural, namespace, name, "a default object was brought in order");
     Ok(())
 }
 

@@ -146,7 +146,9 @@ fn nothing_is_left_undone_or_switched_off() {
     let mut offences = Vec::new();
     for path in files {
         let text = fs::read_to_string(&path).expect("UTF-8");
-        offences.extend(words.iter().filter(|word| text.contains(**word)).map(|word| format!("{}: {word}", path.display())));
+        offences.extend(
+            words.iter().filter(|word| text.contains(**word)).map(|word| format!("{}: {word}", path.display())),
+        );
     }
     fail_if_any("left undone", &offences);
 }

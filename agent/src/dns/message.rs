@@ -260,3 +260,42 @@ fn push(
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rubbish_is_answered_or_not_but_never_believed() {
+        let mut state = 1_u64;
+        let mut bytes = Vec::new();
+        for round in 0..20_000_usize {
+            bytes.clear();
+            for _ in 0..round % 64 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                // Mostly small numbers: lengths, counts and pointers that nearly fit.
+                bytes.push(if state >> 63 == 0 { (state >> 33) as u8 & 3 } else { (state >> 40) as u8 });
+            }
+            match Query::parse(&bytes) {
+                Ok(query) => {
+                    let zone = Zone { domain: "cluster.local".to_owned(), ranges: Vec::new() };
+                    assert!(
+                        query.answer(&zone, &Answer::NoSuchName, Some(&bytes), Via::Udp).len() <= query.limit(Via::Udp)
+                    );
+                    assert!(query.relayed(bytes.clone(), Via::Udp).len() >= 12);
+                    assert!(query.forwarded(7).len() >= 12);
+                }
+                Err(Some(refused)) => assert!(refused.len() >= 12 && refused[2] & 0x80 != 0),
+                Err(None) => {}
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_is_never_answered() {
+        let mut answer = vec![0; 12];
+        answer[2] = 0x80;
+        assert_eq!(Query::parse(&answer).unwrap_err(), None);
+        assert!(Query::parse(&[0; 12]).unwrap_err().is_some(), "no question is a format error");
+    }
+}

@@ -146,10 +146,11 @@ impl Network {
             route::add_address(&mut batch, index, ip, Scope::Universe);
         }
         for service in &self.0.options.service_ranges {
-            let own = ranges.iter().find(|range| range.is_ipv4() == service.is_ipv4());
-            let source = own.and_then(|range| plan::board_address(*range));
-            let (to, bits) = (service.base(), service.bits());
-            route::add_route(&mut batch, &Route { to, bits, index, via: None, source });
+            // A family that pods do not have may be missing from the kernel too.
+            if let Some(own) = ranges.iter().find(|range| range.is_ipv4() == service.is_ipv4()) {
+                let (to, bits, source) = (service.base(), service.bits(), plan::board_address(*own));
+                route::add_route(&mut batch, &Route { to, bits, index, via: None, source });
+            }
         }
         socket.execute(&batch)?;
         self.0.proxy.set_own_ranges(ranges);

@@ -331,6 +331,12 @@ impl Proxy {
         self.0.index.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Some element is claimed twice.
+    #[cfg(test)]
+    pub(crate) fn is_contested(&self) -> bool {
+        self.state().programmed.as_ref().is_none_or(|programmed| programmed.contested)
+    }
+
     /// What the table should be, as `nft list` would print it.
     #[cfg(test)]
     pub(crate) fn text(&self) -> String {

@@ -361,3 +361,57 @@ fn the_loop_programs_what_it_watches_and_repairs_what_others_break() {
     let _ = stop.send(());
     running.join().unwrap();
 }
+
+/// A small generator of numbers (Knuth's), so that a failure can be repeated.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.0 >> 33).unwrap() % bound
+    }
+}
+
+#[test]
+fn any_way_of_changes_leads_to_the_same_table() {
+    let board = Board::new();
+    let pods = [board.pod("a", &[]), board.pod("b", &[]), board.pod("c", &[])];
+    both_listed(&board);
+    let mut numbers = Numbers(7);
+    for step in 0..60 {
+        for _ in 0..=numbers.below(3) {
+            let number = numbers.below(4);
+            let (name, ip) = (format!("s{number}"), format!("10.43.0.{}", 100 + number));
+            // Node ports wander between services, as after a deletion and a creation.
+            let ports = json!([{"name": "t", "port": 80, "nodePort": 30000 + (number + step / 7) % 4}]);
+            let policy = |local: usize| if local == 0 { "Local" } else { "Cluster" };
+            let affinity = if numbers.below(3) == 0 { "ClientIP" } else { "None" };
+            let object = service(
+                &name,
+                &ip,
+                &json!({"type": "NodePort", "ports": ports, "sessionAffinity": affinity,
+                "externalTrafficPolicy": policy(numbers.below(2)), "internalTrafficPolicy": policy(numbers.below(3))}),
+            );
+            let chosen: Vec<(&Pod, &str)> =
+                pods.iter().filter(|_| numbers.below(2) == 0).map(|pod| (pod, "n1")).collect();
+            match numbers.below(5) {
+                0 => board.proxy.delete("Service", &object),
+                1 => slices(&name, &[]).iter().for_each(|slice| board.proxy.delete("EndpointSlice", slice)),
+                2 => board.proxy.apply("Service", &object),
+                _ => slices(&name, &chosen).iter().for_each(|slice| board.proxy.apply("EndpointSlice", slice)),
+            }
+        }
+        board.sync();
+        if !board.proxy.is_contested() {
+            assert_listed(&board);
+        }
+    }
+    for number in 0..4 {
+        let ports = json!([{"name": "t", "port": 80, "nodePort": 30000 + number}]);
+        let object = service(&format!("s{number}"), &format!("10.43.0.{}", 100 + number), &json!({"ports": ports}));
+        board.proxy.apply("Service", &object);
+    }
+    board.sync();
+    assert!(!board.proxy.is_contested(), "every port has one owner again");
+    assert_listed(&board);
+}

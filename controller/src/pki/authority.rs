@@ -10,13 +10,16 @@ use serde_json::Value;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::certificate::{AltName, CERTIFICATE_SIGNING, DIGITAL_SIGNATURE, Profile, Purpose, signed};
+use super::certificate::{ALWAYS, AltName, CERTIFICATE_SIGNING, DIGITAL_SIGNATURE, Profile, Purpose, signed};
 use super::key::{Key, hex, pem, random, sha256};
 use super::request::Request;
 use super::{PkiError, TIME_FLOOR, approval, der, files, signer};
 
 /// How long the authority lives: longer than the boards.
 const AUTHORITY_S: i64 = 50 * 365 * 86_400;
+
+/// Clocks of boards may be behind by this much and still take a fresh certificate; upstream's signer says the same.
+const BACKDATED_S: i64 = 5 * 60;
 
 /// The certificate authority. It signs; who may have something signed is decided elsewhere.
 #[derive(Debug)]
@@ -58,6 +61,7 @@ impl Authority {
             subject,
             public_key: key.public_key(),
             serial: serial()?,
+            not_before: ALWAYS,
             not_after: now.max(TIME_FLOOR) + AUTHORITY_S,
             authority: true,
             key_usage: CERTIFICATE_SIGNING | DIGITAL_SIGNATURE,
@@ -108,13 +112,29 @@ impl Authority {
     /// A client certificate for a key of ours.
     pub(crate) fn client(&self, name: &str, groups: &[&str], key: &Key, end: i64) -> Result<Vec<u8>, PkiError> {
         let subject = der::name(name, groups);
-        self.leaf(subject, key.public_key(), key.point(), &[Purpose::ClientAuth], DIGITAL_SIGNATURE, Vec::new(), end)
+        self.leaf(
+            subject,
+            key.public_key(),
+            key.point(),
+            &[Purpose::ClientAuth],
+            DIGITAL_SIGNATURE,
+            Vec::new(),
+            (ALWAYS, end),
+        )
     }
 
     /// A serving certificate for a key of ours.
     pub(crate) fn server(&self, name: &str, alt_names: Vec<AltName>, key: &Key, end: i64) -> Result<Vec<u8>, PkiError> {
         let subject = der::name(name, &[]);
-        self.leaf(subject, key.public_key(), key.point(), &[Purpose::ServerAuth], DIGITAL_SIGNATURE, alt_names, end)
+        self.leaf(
+            subject,
+            key.public_key(),
+            key.point(),
+            &[Purpose::ServerAuth],
+            DIGITAL_SIGNATURE,
+            alt_names,
+            (ALWAYS, end),
+        )
     }
 
     /// Signs an approved CertificateSigningRequest for one of our signers; the PEM is for `status.certificate`. `now` is
@@ -129,10 +149,12 @@ impl Authority {
     ) -> Result<String, PkiError> {
         signer::validate(signer_name, request, usages).map_err(PkiError::Refused)?;
         let grant = signer::grant(usages, expiration_seconds);
-        let end = now.max(TIME_FLOOR) + grant.seconds;
+        let now = now.max(TIME_FLOOR);
+        // Holders renew after a part of its life, so its beginning must be told as it is; upstream grants the same slack.
+        let life = (now - BACKDATED_S, now + grant.seconds);
         let (subject, key) = (request.subject.clone(), request.public_key.clone());
         let names = request.alt_names.clone();
-        let der = self.leaf(subject, key, &request.key_bits, &grant.purposes, grant.key_usage, names, end)?;
+        let der = self.leaf(subject, key, &request.key_bits, &grant.purposes, grant.key_usage, names, life)?;
         Ok(pem("CERTIFICATE", &der))
     }
 
@@ -156,13 +178,14 @@ impl Authority {
         purposes: &[Purpose],
         key_usage: u16,
         alt_names: Vec<AltName>,
-        end: i64,
+        (begin, end): (i64, i64),
     ) -> Result<Vec<u8>, PkiError> {
         let profile = Profile {
             issuer: self.subject.clone(),
             subject,
             public_key,
             serial: serial()?,
+            not_before: begin,
             not_after: end.min(self.not_after),
             authority: false,
             key_usage,

@@ -11,9 +11,9 @@ pub(crate) const KEY_ENCIPHERMENT: u16 = 1 << 13;
 /// Signing of certificates and revocation lists.
 pub(crate) const CERTIFICATE_SIGNING: u16 = 1 << 10 | 1 << 9;
 
-/// Every certificate of ours is valid from 1970 on, so that one made by a board without a clock works for a laptop, and one
-/// made by a laptop for such a board. What ends a certificate is its end.
-const NOT_BEFORE: i64 = 0;
+/// The authority and what the control plane makes for itself is valid from 1970 on, so that one made by a board without a
+/// clock works for a laptop, and one made by a laptop for such a board. What ends such a certificate is its end.
+pub(crate) const ALWAYS: i64 = 0;
 
 /// ecdsa-with-SHA256, the one algorithm that we sign with.
 const ECDSA_SHA256: [u8; 8] = [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
@@ -43,6 +43,7 @@ pub(crate) struct Profile {
     /// DER SubjectPublicKeyInfo.
     pub(crate) public_key: Vec<u8>,
     pub(crate) serial: [u8; 16],
+    pub(crate) not_before: i64,
     pub(crate) not_after: i64,
     pub(crate) authority: bool,
     pub(crate) key_usage: u16,
@@ -55,7 +56,7 @@ pub(crate) struct Profile {
 impl Profile {
     /// The TBSCertificate.
     pub(crate) fn to_be_signed(&self) -> Vec<u8> {
-        let validity = der::sequence(&[&der::time(NOT_BEFORE), &der::time(self.not_after)]);
+        let validity = der::sequence(&[&der::time(self.not_before), &der::time(self.not_after)]);
         der::sequence(&[
             &der::element(0xa0, &der::integer(&[2])),
             &der::integer(&self.serial),
