@@ -134,11 +134,39 @@ pub(crate) fn list_at<'a>(object: &'a Value, path: &[&str]) -> &'a [Value] {
 /// A digest of a JSON value that depends neither on the order of keys nor on nulls.
 pub(crate) fn digest(value: &Value) -> u64 {
     let mut hasher = DefaultHasher::new();
-    digest_into(value, &mut hasher);
+    digest_into(value, &|_, value| value.is_null(), &mut hasher);
     hasher.finish()
 }
 
-fn digest_into(value: &Value, hasher: &mut DefaultHasher) {
+/// A digest of a pod template: what upstream's types cannot tell apart is the same, because clients written in Go send back
+/// `resources: {}` for what was absent, and nothing for `hostNetwork: false`.
+pub(crate) fn typed_digest(value: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    digest_into(value, &is_zero, &mut hasher);
+    hasher.finish()
+}
+
+/// Fields that are values, not pointers, in upstream's types: false and 0 are the same as absent.
+const PLAIN_FIELDS: &[&str] =
+    &["hostIPC", "hostNetwork", "hostPID", "hostPort", "initialDelaySeconds", "readOnly", "stdin", "stdinOnce", "tty"];
+/// Maps of people's own keys: an empty value is a value.
+const OPEN_MAPS: &[&str] = &["annotations", "labels", "limits", "matchLabels", "nodeSelector", "requests"];
+/// Strings that are pointers: empty is not the same as absent.
+const POINTER_TEXTS: &[&str] = &["storageClassName", "volumeAttributesClassName"];
+
+fn is_zero(field: &str, value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(flag) => !flag && PLAIN_FIELDS.contains(&field),
+        Value::Number(number) => number.as_i64() == Some(0) && PLAIN_FIELDS.contains(&field),
+        Value::String(text) => text.is_empty() && !POINTER_TEXTS.contains(&field),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(map) if OPEN_MAPS.contains(&field) => map.is_empty(),
+        Value::Object(map) => map.iter().all(|(field, value)| is_zero(field, value)),
+    }
+}
+
+fn digest_into(value: &Value, skip: &dyn Fn(&str, &Value) -> bool, hasher: &mut DefaultHasher) {
     match value {
         Value::Null => 0u8.hash(hasher),
         Value::Bool(flag) => (1u8, flag).hash(hasher),
@@ -146,15 +174,19 @@ fn digest_into(value: &Value, hasher: &mut DefaultHasher) {
         Value::String(text) => (3u8, text).hash(hasher),
         Value::Array(items) => {
             (4u8, items.len()).hash(hasher);
-            items.iter().for_each(|item| digest_into(item, hasher));
+            items.iter().for_each(|item| digest_into(item, skip, hasher));
         }
         Value::Object(map) => {
-            let mut pairs: Vec<_> = map.iter().filter(|(_, value)| !value.is_null()).collect();
+            let mut pairs: Vec<_> = map.iter().filter(|(key, value)| !skip(key, value)).collect();
             pairs.sort_by_key(|(key, _)| *key);
             (5u8, pairs.len()).hash(hasher);
             for (key, value) in pairs {
                 key.hash(hasher);
-                digest_into(value, hasher);
+                if OPEN_MAPS.contains(&key.as_str()) {
+                    digest_into(value, &|_, value| value.is_null(), hasher);
+                } else {
+                    digest_into(value, skip, hasher);
+                }
             }
         }
     }
@@ -214,6 +246,19 @@ mod tests {
     fn digest_ignores_order_and_nulls() {
         assert_eq!(digest(&json!({"a": 1, "b": [1, 2]})), digest(&json!({"b": [1, 2], "a": 1, "c": null})));
         assert_ne!(digest(&json!({"a": 1})), digest(&json!({"a": "1"})));
+    }
+
+    #[test]
+    fn a_template_is_the_same_after_a_client_has_typed_it() {
+        let raw =
+            json!({"spec": {"hostNetwork": false, "containers": [{"name": "a", "env": [{"name": "x", "value": ""}]}]}});
+        let typed = json!({"metadata": {"creationTimestamp": null}, "spec": {"containers": [
+            {"name": "a", "env": [{"name": "x"}], "resources": {}}], "securityContext": {}}});
+        assert_eq!(typed_digest(&raw), typed_digest(&typed));
+        let label = |labels: Value| json!({"metadata": {"labels": labels}});
+        assert_ne!(typed_digest(&label(json!({"a": ""}))), typed_digest(&label(json!({}))));
+        let token = |flag: Value| json!({"spec": {"automountServiceAccountToken": flag}});
+        assert_ne!(typed_digest(&token(json!(false))), typed_digest(&token(Value::Null)));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::Projected;
 use super::meta::{Condition, Meta};
 use crate::controllers::selector::Selector;
-use crate::controllers::text::{Interner, Labels, at, digest, flag_at, int_at, str_at};
+use crate::controllers::text::{Interner, Labels, at, flag_at, int_at, str_at, typed_digest};
 
 /// What `kubectl apply` keeps of the former manifest: large, and never copied to a ReplicaSet.
 pub(crate) const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -102,13 +102,13 @@ impl IntOrPercent {
 /// The digest of a pod template without its hash label: equal digests mean equal pods.
 pub(crate) fn template_digest(template: &Value) -> u64 {
     if at(template, &["metadata", "labels", TEMPLATE_HASH]).is_none() {
-        return digest(template);
+        return typed_digest(template);
     }
     let mut template = template.clone();
     if let Some(labels) = template["metadata"]["labels"].as_object_mut() {
         labels.remove(TEMPLATE_HASH);
     }
-    digest(&template)
+    typed_digest(&template)
 }
 
 fn annotations(object: &Value, interner: &mut Interner) -> Labels {
