@@ -2,6 +2,8 @@
 
 use std::{fs, path::PathBuf};
 
+use rustix::process::{Resource, getrlimit};
+
 use crate::cgroup::Hierarchy;
 
 /// Capability names in the order of their bits (linux/capability.h).
@@ -49,6 +51,16 @@ pub(crate) const CAPABILITIES: [&str; 41] = [
     "CAP_CHECKPOINT_RESTORE",
 ];
 
+const LIMITS: [(&str, Resource); 7] = [
+    ("RLIMIT_NOFILE", Resource::Nofile),
+    ("RLIMIT_NPROC", Resource::Nproc),
+    ("RLIMIT_MEMLOCK", Resource::Memlock),
+    ("RLIMIT_CORE", Resource::Core),
+    ("RLIMIT_STACK", Resource::Stack),
+    ("RLIMIT_RTPRIO", Resource::Rtprio),
+    ("RLIMIT_NICE", Resource::Nice),
+];
+
 /// What a specification is clamped to.
 #[derive(Clone, Debug)]
 pub(crate) struct Host {
@@ -56,6 +68,8 @@ pub(crate) struct Host {
     pub(crate) capabilities: Vec<&'static str>,
     /// Our own oom_score_adj, below which we may not go without CAP_SYS_RESOURCE.
     pub(crate) oom_score_adj: i32,
+    /// Our own hard limits, above which nothing goes without CAP_SYS_RESOURCE.
+    pub(crate) hard_limits: Vec<(&'static str, u64)>,
     pub(crate) hierarchy: Hierarchy,
 }
 
@@ -68,7 +82,17 @@ impl Host {
         };
         let held = set("CapEff:") & set("CapBnd:");
         let adj = fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|v| v.trim().parse().ok()).unwrap_or(0);
-        Host { capabilities: capability_names(held), oom_score_adj: adj, hierarchy: Hierarchy::detect() }
+        let limit = |(name, resource)| (name, getrlimit(resource).maximum.unwrap_or(u64::MAX));
+        Host {
+            capabilities: capability_names(held),
+            oom_score_adj: adj,
+            hard_limits: LIMITS.map(limit).to_vec(),
+            hierarchy: Hierarchy::detect(),
+        }
+    }
+
+    pub(crate) fn hard_limit(&self, kind: &str) -> Option<u64> {
+        self.hard_limits.iter().find(|(name, _)| *name == kind).map(|(_, limit)| *limit)
     }
 
     pub(crate) fn may(&self, capability: &str) -> bool {

@@ -123,25 +123,11 @@ fn rlimits(wanted: &[Rlimit], host: &Host) -> Vec<Value> {
         let hard = if host.may("CAP_SYS_RESOURCE") {
             rlimit.hard
         } else {
-            rlimit.hard.min(own_hard_limit(&rlimit.kind).unwrap_or(rlimit.hard))
+            rlimit.hard.min(host.hard_limit(&rlimit.kind).unwrap_or(rlimit.hard))
         };
         json!({ "type": rlimit.kind, "soft": rlimit.soft.min(hard), "hard": hard })
     };
     wanted.iter().map(limit).collect()
-}
-
-fn own_hard_limit(kind: &str) -> Option<u64> {
-    use rustix::process::Resource;
-    let resource = match kind {
-        "RLIMIT_NOFILE" => Resource::Nofile,
-        "RLIMIT_NPROC" => Resource::Nproc,
-        "RLIMIT_MEMLOCK" => Resource::Memlock,
-        "RLIMIT_CORE" => Resource::Core,
-        "RLIMIT_STACK" => Resource::Stack,
-        "RLIMIT_RTPRIO" => Resource::Rtprio,
-        _ => return None,
-    };
-    Some(rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX))
 }
 
 fn environment(inputs: &Inputs<'_>) -> Vec<String> {

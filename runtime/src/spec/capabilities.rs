@@ -57,7 +57,7 @@ mod tests {
 
     fn host(without: &str) -> Host {
         let capabilities = CAPABILITIES.iter().copied().filter(|c| *c != without).collect();
-        Host { capabilities, oom_score_adj: 0, hierarchy: Hierarchy::V2 }
+        Host { capabilities, oom_score_adj: 0, hard_limits: Vec::new(), hierarchy: Hierarchy::V2 }
     }
 
     fn with(add: &[&str], drop: &[&str]) -> Vec<String> {
