@@ -8,12 +8,12 @@ use cli::Command;
 use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
-    let args: Vec<_> = std::env::args_os().skip(1).collect();
+    let args: Vec<_> = std::env::args_os().collect();
     // Shims and container helpers must stay single-threaded and tiny, so they branch off before anything else.
     if let Some(code) = bramble_runtime::helper_main(&args) {
         return code;
     }
-    let (command, options) = match cli::parse(args) {
+    let (command, options) = match cli::parse(args.into_iter().skip(1)) {
         Ok(parsed) => parsed,
         Err(error) => {
             eprintln!("bramble: {error}");
