@@ -150,7 +150,7 @@ pub async fn join(options: &JoinOptions, clock: &Arc<Clock>) -> Result<Joined, J
         error => error,
     })?;
     files::save_authority(&options.dir, &authority)?;
-    let kept = files::save_client(&options.dir, &chain, &key)?;
+    let kept = files::save_client(&options.dir, &chain, &key, clock.trusted_s())?;
     files::forget(&pending);
     info!(until = %kept.until(), "joined the cluster");
     joined(options, clock, authority, kept)

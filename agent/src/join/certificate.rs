@@ -13,9 +13,13 @@ use crate::pods::time::rfc3339;
 pub struct Kept {
     pub(super) chain: Vec<CertificateDer<'static>>,
     pub(super) key: PrivateKeyDer<'static>,
-    not_before_s: i64,
+    /// When its life began for renewal: when it was issued, because signers date certificates back.
+    from_s: i64,
     not_after_s: i64,
 }
+
+/// The line of a kept file that says when the certificate was issued, in Unix seconds of trusted time.
+pub(super) const ISSUED: &str = "Issued: ";
 
 impl Clone for Kept {
     fn clone(&self) -> Self {
@@ -29,15 +33,21 @@ impl Kept {
         let chain: Vec<_> =
             CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
         let key = PrivateKeyDer::from_pem_slice(pem).map_err(|error| error.to_string())?;
-        Self::new(chain, key)
+        let issued = String::from_utf8_lossy(pem).lines().find_map(|line| line.strip_prefix(ISSUED)?.parse().ok());
+        Self::new(chain, key, issued)
     }
 
-    pub(super) fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, String> {
+    fn new(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        issued_s: Option<i64>,
+    ) -> Result<Self, String> {
         let leaf = chain.first().ok_or("no certificate")?;
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
         let validity = parsed.validity();
         let (not_before_s, not_after_s) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-        Ok(Self { chain, key, not_before_s, not_after_s })
+        let from_s = issued_s.filter(|issued_s| (not_before_s..not_after_s).contains(issued_s)).unwrap_or(not_before_s);
+        Ok(Self { chain, key, from_s, not_after_s })
     }
 
     /// The certificates, leaf first.
@@ -67,9 +77,9 @@ impl Kept {
     /// Seconds from `now_s` until it should be renewed: at 70 % to 90 % of its life by `random` in 0..1, as upstream.
     #[must_use]
     pub fn renew_in_s(&self, now_s: u64, random: f64) -> u64 {
-        let life = (self.not_after_s - self.not_before_s).max(0);
+        let life = (self.not_after_s - self.from_s).max(0);
         let permille = 700 + (random.clamp(0.0, 1.0) * 200.0) as i64;
-        let at = self.not_before_s + life / 1000 * permille;
+        let at = self.from_s + life / 1000 * permille;
         u64::try_from(at).unwrap_or(0).saturating_sub(now_s)
     }
 
@@ -103,7 +113,7 @@ mod tests {
         let kept = Kept {
             chain: Vec::new(),
             key: PrivateKeyDer::Pkcs8(Vec::new().into()),
-            not_before_s: 1_000_000,
+            from_s: 1_000_000,
             not_after_s: 1_100_000,
         };
         assert_eq!(kept.renew_in_s(1_000_000, 0.0), 70_000);

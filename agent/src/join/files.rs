@@ -9,7 +9,7 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::certificate::Kept;
+use super::certificate::{ISSUED, Kept};
 use super::{JoinError, request};
 
 const AUTHORITY: &str = "ca.crt";
@@ -44,16 +44,18 @@ pub(super) fn save_authority(dir: &Path, authority: &[CertificateDer<'static>]) 
     write(&dir.join(AUTHORITY), pem.as_bytes())
 }
 
-pub(super) fn save_client(dir: &Path, chain: &str, key: &KeyPair) -> Result<Kept, JoinError> {
-    save(&dir.join(CLIENT), chain, key)
+/// `issued_s` is trusted time.
+pub(super) fn save_client(dir: &Path, chain: &str, key: &KeyPair, issued_s: Option<u64>) -> Result<Kept, JoinError> {
+    save(&dir.join(CLIENT), chain, key, issued_s)
 }
 
-pub(super) fn save_serving(dir: &Path, chain: &str, key: &KeyPair) -> Result<Kept, JoinError> {
-    save(&dir.join(SERVING), chain, key)
+pub(super) fn save_serving(dir: &Path, chain: &str, key: &KeyPair, issued_s: Option<u64>) -> Result<Kept, JoinError> {
+    save(&dir.join(SERVING), chain, key, issued_s)
 }
 
-fn save(path: &Path, chain: &str, key: &KeyPair) -> Result<Kept, JoinError> {
-    let pem = format!("{}\n{}", chain.trim_end(), key.serialize_pem());
+fn save(path: &Path, chain: &str, key: &KeyPair, issued_s: Option<u64>) -> Result<Kept, JoinError> {
+    let issued = issued_s.map_or_else(String::new, |issued_s| format!("{ISSUED}{issued_s}\n"));
+    let pem = format!("{issued}{}\n{}", chain.trim_end(), key.serialize_pem());
     let kept =
         Kept::from_pem(pem.as_bytes()).map_err(|error| JoinError::Unusable(format!("the signer's answer: {error}")))?;
     write(path, pem.as_bytes())?;

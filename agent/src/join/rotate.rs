@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -15,6 +14,9 @@ use crate::link::{Clock, Link, Trust};
 
 /// Timers of the monotonic clock are looked at again after this time, because trusted time may have moved.
 const LOOK_AGAIN: Duration = Duration::from_secs(6 * 3600);
+
+/// Between two renewals.
+const LEAST_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What every rotation needs.
 #[derive(Clone)]
@@ -33,6 +35,8 @@ impl Rotation {
     /// Waits until `kept` is due. Without authenticated time nothing is due: the first answer of the server brings it.
     async fn due(&self, kept: &Kept) {
         let random = crate::link::random();
+        // Whatever the dates say, a signer is not asked in a tight loop.
+        tokio::time::sleep(LEAST_INTERVAL).await;
         loop {
             let wait = match self.clock.trusted_s() {
                 Some(now_s) => match kept.renew_in_s(now_s, random) {
@@ -56,7 +60,7 @@ pub async fn rotate_client(rotation: Rotation, joined: Joined) {
     let mut backoff = retries();
     loop {
         rotation.due(&kept).await;
-        match renew_client(&rotation, &joined.authority).await {
+        match renew_client(&rotation).await {
             Ok(renewed) => {
                 if let Err(error) =
                     joined.connection.replace(&Trust::Pinned(joined.authority.clone()), renewed.identity())
@@ -75,12 +79,12 @@ pub async fn rotate_client(rotation: Rotation, joined: Joined) {
     }
 }
 
-async fn renew_client(rotation: &Rotation, _authority: &[CertificateDer<'static>]) -> Result<Kept, JoinError> {
+async fn renew_client(rotation: &Rotation) -> Result<Kept, JoinError> {
     let pending = rotation.dir.join("client.pending.key");
     let key = files::pending_key(&pending)?;
     let wanted = request::Wanted::client(&rotation.node_name);
     let chain = request::obtain(&rotation.link, &key, &wanted).await?;
-    let kept = files::save_client(&rotation.dir, &chain, &key)?;
+    let kept = files::save_client(&rotation.dir, &chain, &key, rotation.clock.trusted_s())?;
     files::forget(&pending);
     Ok(kept)
 }
@@ -132,7 +136,7 @@ async fn renew_serving(rotation: &Rotation, names: &ServingNames) -> Result<Kept
     let pending = rotation.dir.join("serving.pending.key");
     let key = files::pending_key(&pending)?;
     let chain = request::obtain(&rotation.link, &key, &request::Wanted::serving(&rotation.node_name, names)).await?;
-    let kept = files::save_serving(&rotation.dir, &chain, &key)?;
+    let kept = files::save_serving(&rotation.dir, &chain, &key, rotation.clock.trusted_s())?;
     files::forget(&pending);
     Ok(kept)
 }
