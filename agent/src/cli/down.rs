@@ -39,6 +39,9 @@ pub(crate) fn down(options: &Options, purge: bool) -> anyhow::Result<ExitCode> {
     if let Err(error) = network::down(&instance) {
         failures.push(anyhow!(error).context("network"));
     }
+    if let Err(error) = bramble_agent::volumes::purge(&instance) {
+        failures.push(anyhow!(error).context("volumes"));
+    }
     // What containers wrote goes with them; images and the store stay, unless asked otherwise.
     for folder in ["images/containers", "agent/pods", "logs"] {
         remove(&options.data_dir.join(folder), &mut failures);

@@ -9,6 +9,7 @@ use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 
+use super::http::Driver;
 use super::run::errno;
 
 /// An answer is a few bytes.
@@ -26,17 +27,15 @@ pub(super) async fn check(to: SocketAddr, service: &str) -> Result<(), String> {
         .header(header::USER_AGENT, "kube-probe/1.35")
         .body(Full::new(Bytes::from(encode(service))))
         .map_err(|error| error.to_string())?;
-    let answered = async {
-        let (head, body) = sender.send_request(request).await.map_err(|error| error.to_string())?.into_parts();
-        let collected = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|error| error.to_string())?;
-        let trailers = collected.trailers().cloned().unwrap_or_default();
-        let code = trailers.get("grpc-status").or_else(|| head.headers.get("grpc-status")).cloned();
-        Ok::<_, String>((code, collected.to_bytes()))
-    };
-    let (code, body) = tokio::select! {
-        answer = answered => answer?,
-        ended = driver => return Err(ended.map_or_else(|error| error.to_string(), |()| "EOF".to_owned())),
-    };
+    let _driver = Driver(tokio::spawn(async move {
+        // How the connection ends is told to whoever waits for the answer.
+        let _ = driver.await;
+    }));
+    let (head, body) = sender.send_request(request).await.map_err(|error| error.to_string())?.into_parts();
+    let collected = Limited::new(body, MAX_ANSWER_BYTES).collect().await.map_err(|error| error.to_string())?;
+    let trailers = collected.trailers().cloned().unwrap_or_default();
+    let code = trailers.get("grpc-status").or_else(|| head.headers.get("grpc-status")).cloned();
+    let body = collected.to_bytes();
     match code.as_ref().and_then(|code| code.to_str().ok()) {
         Some("0") => {}
         Some("12") => {

@@ -44,6 +44,15 @@ pub(super) async fn get(to: SocketAddr, action: &HttpAction, limit: Duration) ->
     }
 }
 
+/// The task that drives a connection; it ends with the probe.
+pub(super) struct Driver(pub(super) tokio::task::JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 async fn send(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     to: SocketAddr,
@@ -67,11 +76,42 @@ async fn send(
         request = request.header(&header.name, &header.value);
     }
     let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
-    // The connection is driven here, so that it ends with the probe.
-    tokio::select! {
-        answer = sender.send_request(request) => {
-            answer.map(|answer| answer.status().as_u16()).map_err(|error| error.to_string())
+    let _driver = Driver(tokio::spawn(async move {
+        // How the connection ends is told to whoever waits for the answer.
+        let _ = driver.await;
+    }));
+    sender.send_request(request).await.map(|answer| answer.status().as_u16()).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Answers each connection with these bytes and closes it at once.
+    async fn server(answer: &'static str) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn an_answer_counts_even_if_the_connection_ends_with_it() {
+        let limit = Duration::from_secs(5);
+        let good = server("HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await;
+        let bad = server("HTTP/1.0 503 No\r\n\r\n").await;
+        for _ in 0..20 {
+            assert_eq!(get(good, &HttpAction::default(), limit).await, Ok(()));
         }
-        ended = driver => Err(ended.map_or_else(|error| error.to_string(), |()| "EOF".to_owned())),
+        let error = get(bad, &HttpAction::default(), limit).await.unwrap_err();
+        assert_eq!(error, "HTTP probe failed with statuscode: 503");
     }
 }
