@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls_pki_types::CertificateDer;
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::link::{Clock, Connection, Endpoint, Identity, KeyPin, Link, LinkError, Look, Trust};
 
@@ -191,7 +191,7 @@ async fn find_authority(options: &JoinOptions, clock: &Arc<Clock>) -> Result<Vec
         Ok(config_map) => request::authorities_of_cluster_info(config_map),
         Err(LinkError::Unreachable(_)) if look.chain().is_empty() => return Err(answer.expect_err("matched").into()),
         Err(error) => {
-            warn!(%error, "no cluster-info, looking at the chain only");
+            info!(%error, "no cluster-info, looking at the chain only");
             Vec::new()
         }
     };

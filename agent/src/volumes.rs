@@ -47,7 +47,7 @@ impl Places {
     /// Makes what every pod needs.
     pub(crate) fn prepare(&self) -> Result<(), VolumeError> {
         directory::make(&self.pods, 0o750)?;
-        mount::memory(&self.memory, None)
+        mount::memory(&self.memory, "0755", None)
     }
 }
 
@@ -97,7 +97,7 @@ fn empty_dir(path: &Path, spec: &Value, pod: &Pod) -> Result<(), VolumeError> {
     directory::make(path, 0o777)?;
     if spec["medium"] == "Memory" {
         let limit = crate::pods::quantity::units(&spec["sizeLimit"]).filter(|limit| *limit > 0);
-        mount::memory(path, limit.and_then(|limit| u64::try_from(limit).ok()))?;
+        mount::memory(path, "0777", limit.and_then(|limit| u64::try_from(limit).ok()))?;
     }
     match pod.spec.security_context.fs_group {
         Some(group) => directory::give_to_group(path, group),

@@ -150,7 +150,7 @@ fn termination(status: &bramble_runtime::ContainerStatus) -> String {
     }
     let path = status.annotations.get(MESSAGE_ANNOTATION).map(PathBuf::from).unwrap_or_default();
     let message = tail(&path, MAX_MESSAGE_BYTES);
-    let falls_back = status.annotations.get(FALLBACK_ANNOTATION).is_some();
+    let falls_back = status.annotations.contains_key(FALLBACK_ANNOTATION);
     if !message.is_empty() || !falls_back || status.exit_code == Some(0) {
         return message;
     }

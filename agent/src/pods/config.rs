@@ -176,7 +176,7 @@ fn mounts(inputs: &Inputs<'_>, message: &Path) -> Result<Vec<Mount>, String> {
         mounts.push(Mount {
             source: source.clone(),
             target,
-            readonly: mount.read_only,
+            readonly: mount.read_only || is_of_the_api(pod, &mount.name),
             recursive_read_only: mount.read_only
                 && matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
             propagation: match mount.mount_propagation.as_deref() {
@@ -199,6 +199,13 @@ fn mounts(inputs: &Inputs<'_>, message: &Path) -> Result<Vec<Mount>, String> {
         mounts.push(Mount { source: message.to_owned(), target: target.into(), ..Mount::default() });
     }
     Ok(mounts)
+}
+
+/// Content that comes from the API is never the container's to change.
+fn is_of_the_api(pod: &Pod, volume: &str) -> bool {
+    let of_the_api = ["configMap", "secret", "downwardAPI", "projected"];
+    let named = pod.spec.volumes.iter().find(|one| one["name"] == volume);
+    named.is_some_and(|one| of_the_api.iter().any(|kind| one.get(kind).is_some()))
 }
 
 /// Raw block volumes; boards' own devices come through extended resources.

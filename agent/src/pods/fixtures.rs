@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use bramble_runtime::{ContainerState, ContainerStatus, ImageId, PodIdentity, SandboxStatus};
 use serde_json::{Value, json};
 
-use super::ImageRef;
 use super::spec::Pod;
 use super::state::{Instance, Memory, Observed, Pull, Readiness};
 
@@ -18,7 +17,7 @@ pub(crate) fn pod(spec: Value) -> Pod {
 pub(crate) fn memory(pod: &Pod) -> Memory {
     let images = pod
         .all_containers()
-        .map(|(_, container)| (container.name.clone(), Pull::Ready(container.image.clone(), ImageRef::default())));
+        .map(|(_, container)| (container.name.clone(), Pull::Ready(container.image.clone(), Box::default())));
     Memory { volumes: Readiness::Ready, images: images.collect(), ..Memory::default() }
 }
 

@@ -131,7 +131,7 @@ pub(crate) enum Pull {
     /// A task is at it.
     Running,
     /// For this reference.
-    Ready(String, ImageRef),
+    Ready(String, Box<ImageRef>),
     /// The last attempt's error, the delay after it, and when it ended.
     Failed { error: PullError, delay_ms: i64, at_ms: i64 },
 }

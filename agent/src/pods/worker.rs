@@ -40,7 +40,7 @@ pub(crate) enum Message {
     /// The API no longer has it: end it, tell nobody.
     Gone,
     /// An image is there, or is not.
-    Pulled { name: String, reference: String, result: Result<ImageRef, PullError>, took_ms: i64 },
+    Pulled { name: String, reference: String, result: Result<Box<ImageRef>, PullError>, took_ms: i64 },
     /// A preStop hook ended.
     Stopped { id: String },
     /// A postStart hook ended.
@@ -81,7 +81,7 @@ pub(crate) struct Worker {
     notify: Arc<Notify>,
     newest: watch::Sender<Arc<Value>>,
     posting: Option<JoinHandle<()>>,
-    /// Reasons that were told as events already, by container.
+    /// The instance whose back-off was told as an event, by container.
     told: BTreeMap<String, String>,
     /// The delay after the last failed pull, by container.
     delays: BTreeMap<String, i64>,
@@ -305,6 +305,7 @@ impl Worker {
     fn report(&mut self, observed: &Observed) {
         let now = Now { host_ips: &self.board.host_ips, now_ms: self.board.now_ms() };
         let status = status::status(&self.pod, observed, &self.memory, &now);
+        self.tell_back_offs(&status);
         self.pod.status = status.clone();
         self.board.table.put(entry::entry(&self.pod, &self.object, observed, &self.board));
         if !self.gone {
@@ -315,6 +316,23 @@ impl Worker {
                 }
                 changed
             });
+        }
+    }
+
+    /// An event for each time that a container begins to wait for its restart.
+    fn tell_back_offs(&mut self, status: &Value) {
+        for list in ["initContainerStatuses", "containerStatuses"] {
+            for container in status[list].as_array().into_iter().flatten() {
+                let (Some(name), Some(id)) = (container["name"].as_str(), container["containerID"].as_str()) else {
+                    continue;
+                };
+                let waits = container["state"]["waiting"]["reason"] == "CrashLoopBackOff";
+                if waits && self.told.get(name).is_none_or(|told| told != id) {
+                    self.told.insert(name.to_owned(), id.to_owned());
+                    let text = format!("Back-off restarting failed container {name} in pod {}", self.pod.display());
+                    self.board.recorder.warning(&self.pod, Some(name), "BackOff", text);
+                }
+            }
         }
     }
 

@@ -11,12 +11,12 @@ use super::{VolumeError, directory};
 
 /// A tmpfs at `path`, which executes programs (scripts from ConfigMaps), but makes no devices and honours no setuid.
 /// One that is there is kept.
-pub(super) fn memory(path: &Path, limit_bytes: Option<u64>) -> Result<(), VolumeError> {
+pub(super) fn memory(path: &Path, mode: &str, limit_bytes: Option<u64>) -> Result<(), VolumeError> {
     directory::make(path, 0o755)?;
     if is_mounted(path) {
         return Ok(());
     }
-    let options = limit_bytes.map_or_else(|| "mode=0777".to_owned(), |limit| format!("mode=0777,size={limit}"));
+    let options = limit_bytes.map_or_else(|| format!("mode={mode}"), |limit| format!("mode={mode},size={limit}"));
     let options = CString::new(options).map_err(|error| failed("mount", path)(io::Error::other(error)))?;
     mount("tmpfs", path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str())
         .map_err(|error| failed("mount a tmpfs on", path)(error.into()))

@@ -1,9 +1,9 @@
 use bramble_runtime::ContainerState;
 use serde_json::{Value, json};
 
+use super::super::PullError;
 use super::super::fixtures::{exited, instance, memory, observed, pod, running};
 use super::super::state::{Probed, RestartBackoff, StartFailure};
-use super::super::{ImageRef, PullError};
 use super::*;
 
 fn start(name: &str, attempt: u32) -> Action {
@@ -31,7 +31,7 @@ fn a_pod_begins_with_volumes_then_sandbox_then_images_then_containers() {
     assert_eq!(plan(&pod, &nothing, &memory, 0).actions, [Action::CreateSandbox { attempt: 0 }]);
     let pulls = ["a", "b"].map(|name| Action::Pull { name: name.into() });
     assert_eq!(plan(&pod, &observed(vec![]), &memory, 0).actions, pulls);
-    memory.images.insert("a".into(), Pull::Ready("a:1".into(), ImageRef::default()));
+    memory.images.insert("a".into(), Pull::Ready("a:1".into(), Box::default()));
     memory.images.insert("b".into(), Pull::Running);
     assert_eq!(plan(&pod, &observed(vec![]), &memory, 0).actions, [start("a", 0)]);
     let running = observed(vec![running("a"), running("b")]);

@@ -95,7 +95,7 @@ fn initialization(pod: &Pod, lists: &Lists) -> Option<&'static str> {
         if failed && pod.restart_policy() == "Never" {
             return Some("Failed");
         }
-        pending |= !main_has_run && !(state["terminated"].is_object() && state["terminated"]["exitCode"] == 0);
+        pending |= !main_has_run && (!state["terminated"].is_object() || state["terminated"]["exitCode"] != 0);
     }
     pending.then_some("Pending")
 }

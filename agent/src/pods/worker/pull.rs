@@ -33,7 +33,7 @@ impl Worker {
                 board.recorder.normal(&pod, Some(&name), "Pulling", format!("Pulling image \"{reference}\""));
             }
             let began_ms = board.now_ms();
-            let result = board.images.ensure(&request).await;
+            let result = board.images.ensure(&request).await.map(Box::new);
             let took_ms = board.now_ms() - began_ms;
             let message = Message::Pulled { name, reference, result, took_ms: if present { -1 } else { took_ms } };
             Self::tell(&sender, message).await;
@@ -45,7 +45,7 @@ impl Worker {
         &mut self,
         name: String,
         reference: String,
-        result: Result<ImageRef, PullError>,
+        result: Result<Box<ImageRef>, PullError>,
         took_ms: i64,
     ) {
         let recorder = &self.board.recorder;
