@@ -45,10 +45,16 @@ impl Kubelets {
 
     async fn send(&self, node: &Object, request: http::Request<Body>) -> Answer<http::Response<Incoming>> {
         let (host, port) = location::of_node(node)?;
-        let url = format!("https://{host}:{port}{}", request.uri());
-        let failed = |why: &dyn std::fmt::Display| ApiError::internal(format!("{:?}: {why}", url));
+        let verb = if request.method() == http::Method::POST { "Post" } else { "Get" };
+        let asked = format!("{verb} \"https://{host}:{port}{}\"", request.uri());
+        let failed = |why: &dyn std::fmt::Display| ApiError::internal(format!("{asked}: {why}"));
+        let unreached = |why: &str| failed(&format_args!("dial tcp {host}:{port}: {why}"));
         let stream = tokio::time::timeout(CONNECT, TcpStream::connect((host.as_str(), port)));
-        let stream = stream.await.map_err(|_| failed(&"dial tcp: i/o timeout"))?.map_err(|error| failed(&error))?;
+        let stream = stream.await.map_err(|_| unreached("i/o timeout"))?.map_err(|error| match error.kind() {
+            std::io::ErrorKind::ConnectionRefused => unreached("connect: connection refused"),
+            std::io::ErrorKind::HostUnreachable => unreached("connect: no route to host"),
+            _ => unreached(&error.to_string()),
+        })?;
         stream.set_nodelay(true).map_err(|error| failed(&error))?;
         let name = ServerName::try_from(host.clone()).map_err(|error| failed(&error))?;
         let stream =
