@@ -20,6 +20,7 @@ mod post;
 pub(crate) mod quantity;
 pub(crate) mod references;
 mod resources;
+mod rotation;
 mod runtime;
 pub(crate) mod spec;
 mod state;

@@ -33,6 +33,7 @@ pub async fn run(options: BoardOptions, link: Link, clock: Arc<Clock>, checkpoin
     }
     let (events, mut happened) = mpsc::channel(64);
     tokio::spawn(follow_runtime(Arc::clone(&board), events));
+    tokio::spawn(super::rotation::run(Arc::clone(&board)));
     tokio::spawn(follow_services(link.clone(), services));
     let mut dispatch = Dispatch { board, workers: BTreeMap::new(), finished: BTreeSet::new(), checkpoint };
     dispatch.restore().await;

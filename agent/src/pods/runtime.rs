@@ -68,6 +68,11 @@ pub trait ContainerRuntime: Send + Sync {
     /// # Errors
     /// The runtime's.
     fn remove_container(&self, id: &str) -> Result<(), Error>;
+    /// Opens a log anew after it was renamed.
+    ///
+    /// # Errors
+    /// The runtime's.
+    fn reopen_log(&self, id: &str) -> Result<(), Error>;
     /// Every container of this instance.
     ///
     /// # Errors
@@ -152,6 +157,10 @@ impl ContainerRuntime for BoardRuntime {
     fn remove_container(&self, id: &str) -> Result<(), Error> {
         self.runtime.remove_container(id)?;
         self.images.discard(id).map_err(|error| refused(error.to_string()))
+    }
+
+    fn reopen_log(&self, id: &str) -> Result<(), Error> {
+        self.runtime.reopen_log(id)
     }
 
     fn containers(&self) -> Result<Vec<ContainerStatus>, Error> {

@@ -345,7 +345,7 @@ impl Worker {
         self.ask("remove an old container", move |runtime| {
             runtime.remove_container(&id)?;
             if let Some(log) = log.filter(|log| !log.as_os_str().is_empty()) {
-                let _ = std::fs::remove_file(log);
+                super::super::rotation::remove(&log);
             }
             Ok(())
         })

@@ -98,6 +98,10 @@ impl ContainerRuntime for FakeRuntime {
         Ok(())
     }
 
+    fn reopen_log(&self, _id: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn containers(&self) -> Result<Vec<ContainerStatus>, Error> {
         Ok(self.containers.lock().unwrap().clone())
     }
