@@ -1,1 +1,14 @@
-//! Tests of the whole: see `tests/`.
+//! What end-to-end tests stand on: a board of one's own, kubectl, a registry, and a count of what is left on the host.
+//!
+//! Every [`Board`] is the real binary under `up`, in a network namespace and directories of its own, and removes all of it
+//! when it goes out of scope, also after a failed test. A test that cannot run fails and says what is missing.
+//!
+//! | file below `tests/` | proves |
+//! | --- | --- |
+//! | `tidy.rs` | the rules of the house |
+//! | `static_binary.rs` | the binary starts in an empty root |
+//! | `demo.rs` | `up --demo`, stop, again, `down`: nothing is left |
+
+pub mod board;
+pub mod host;
+pub mod kubectl;
