@@ -39,6 +39,7 @@ fn start_logging(command: &Command) {
 }
 
 fn dispatch(command: Command, options: &cli::Options) -> anyhow::Result<ExitCode> {
+    cli::daemon::bind_to_parent(options)?;
     match command {
         Command::Up => cli::up::up(options),
         Command::Controller => cli::daemon::controller(options),

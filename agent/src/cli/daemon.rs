@@ -36,7 +36,7 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 /// With `--die-with-parent` the kernel tells this process when the supervisor is gone.
-fn bind_to_parent(options: &Options) -> anyhow::Result<()> {
+pub(crate) fn bind_to_parent(options: &Options) -> anyhow::Result<()> {
     if options.die_with_parent {
         set_parent_process_death_signal(Some(Signal::TERM)).context("cannot ask for the parent's death signal")?;
     }
@@ -105,7 +105,6 @@ pub(crate) fn local_server(options: &Options) -> anyhow::Result<String> {
 #[cfg(feature = "controller")]
 pub(crate) fn controller(options: &Options) -> anyhow::Result<ExitCode> {
     use bramble_controller::serve;
-    bind_to_parent(options)?;
     up::private_dir(&options.data_dir)?;
     let service: Cidr = options.service_cidr.parse().map_err(|_| anyhow!("--service-cidr is no range"))?;
     let IpAddr::V4(network) = service.nth(0).context("--service-cidr is empty")? else {
@@ -140,7 +139,6 @@ fn credentials(options: &Options) -> anyhow::Result<(Option<String>, Vec<KeyPin>
 }
 
 pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
-    bind_to_parent(options)?;
     if !rustix::process::geteuid().is_root() {
         bail!("the agent makes namespaces, mounts and cgroups: run it as root (sudo)");
     }

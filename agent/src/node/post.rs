@@ -51,8 +51,8 @@ pub struct NodeSignals {
 pub async fn run(options: NodeOptions, link: Link, clock: Arc<Clock>, mut signals: NodeSignals) {
     let name = options.registration.name.clone();
     let facts = super::gather(&options.data_dir, options.server, &options.node_ips);
-    let dns = if facts.host_name == name { vec![name.clone()] } else { vec![name.clone(), facts.host_name.clone()] };
-    signals.names.send_replace(ServingNames { dns, ips: facts.addresses.clone() });
+    // Exactly what the Node says of itself: a request with any other name is not approved.
+    signals.names.send_replace(ServingNames { dns: vec![name.clone()], ips: facts.addresses.clone() });
     let mut poster = Poster { options, facts, link: link.clone(), clock, node: Value::Null, posted: None };
     let mut changes = link.reflect(Interest::named("/api/v1/nodes", &name));
     let mut tick = interval(LEASE_INTERVAL);
