@@ -180,6 +180,23 @@ mod tests {
         assert_eq!(DICTIONARY.len(), 1423);
     }
 
+    /// What zlib writes for the streams of an exec, primed with the dictionary and flushed after each block.
+    #[test]
+    fn blocks_of_a_real_peer_are_read() {
+        let blocks: [(&[u8], &str); 3] = [
+            (
+                b"\x78\xf9\xe3\xc6\xa7\xc2\x02\xa6\x23\x46\x70\x3a\x2b\x29\x4a\x4d\xcc\x85\x16\x25\xac\xa9\xa0\x80\x06\x00\x00\x00\xff\xff",
+                "error",
+            ),
+            (b"\xc2\x2a\x05\x4c\xcc\x29\xf9\xa5\x25\x00\x00\x00\x00\xff\xff", "stdout"),
+            (b"\xc2\x29\x07\xd4\x09\x00\x00\x00\xff\xff", "stderr"),
+        ];
+        let mut reader = HeaderReader::new();
+        for (block, stream) in blocks {
+            assert_eq!(reader.read(block).unwrap().get("streamtype"), Some(stream));
+        }
+    }
+
     #[test]
     fn a_bomb_of_headers_is_refused() {
         let mut reader = HeaderReader::new();
