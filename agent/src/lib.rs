@@ -1,4 +1,19 @@
 //! The agent of one board: Kubernetes' kubelet and kube-proxy, small.
+//!
+//! ```text
+//!  API server <- link (one h2 connection) <- node, join
+//!                 |  watch
+//!                 v
+//!   checkpoint <- pods (pure plan, one task a pod) -> runtime, network, images, volumes, probes
+//!                 services -> one nftables table        dns -> names of the cluster
+//!  API server -> serve (logs, exec, attach, port-forward)      root on the board -> local
+//! ```
+//! `agent::run` wires it. The binary's verbs are beside this library, in `main.rs` and `cli`.
+//!
+//! **Architecture invariant:** the agent meets the controller only on the wire, in Kubernetes' own terms.
+//! **Architecture invariant:** an agent that starts, stops or crashes touches no running container.
+//! **Architecture invariant:** every name on the host derives from `Instance`.
+//! **Architecture invariant:** only our own nftables table is ever written, one transaction at a time.
 
 pub mod agent;
 pub mod checkpoint;

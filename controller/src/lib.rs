@@ -1,4 +1,18 @@
 //! The control plane: Kubernetes' API, its scheduler and its controllers over `bramble_store`.
+//!
+//! ```text
+//!  HTTPS -> serve -> authn -> api -> authz -> registry (kinds, schema, admission) -> store
+//!                               ^                                                     | watch
+//!                               '--- controllers, scheduler (pure plans) <------------'
+//! ```
+//! Controllers and scheduler are clients as any other: through the API, each under its own identity, in process or over
+//! HTTPS. The next stop of an object is the agent, which meets this crate only on the wire.
+//!
+//! **Architecture invariant:** the registry is the only writer of the store.
+//! **Architecture invariant:** a kind is a row of `kinds`; no handler knows one by name.
+//! **Architecture invariant:** a decision is pure (`plan`, `validate`, `authorize`) and gets time and randomness as arguments.
+//! **Architecture invariant:** no parsed object is cached; indexes and views hold keys and a few compact fields.
+
 #![forbid(unsafe_code)]
 
 pub mod api;
