@@ -98,85 +98,111 @@ pub fn read_join_file(text: &str) -> Result<(String, Vec<KeyPin>), String> {
 /// # Errors
 /// What makes it pointless to go on: a host that cannot run pods, a token that is refused.
 pub async fn run(options: Options, ready: impl FnOnce() + Send + 'static) -> Result<(), AgentError> {
-    let host = |error: &dyn std::fmt::Display| AgentError::Host(error.to_string());
-    let agent_dir = options.instance.data_dir.join("agent");
-    let clock = Arc::new(Clock::default());
-    let transport = Arc::new(LateTransport::default());
-    let link = Link::new(transport.clone());
-    let table = Table::default();
+    let (proxy, network) = open_network(&options).map_err(|error| AgentError::Host(error.to_string()))?;
+    let agent = Agent::open(options, network)?;
+    let server = resolve(&agent.options.server).await;
+    agent.start_work(proxy, server);
+    agent.join_cluster(server, ready).await
+}
 
-    let runtime = Arc::new(open_runtime(&options.instance).map_err(|error| host(&error.chain()))?);
-    let registries = Registries {
-        insecure: options.insecure_registries.clone(),
-        authorities: Some(options.instance.data_dir.join("certs.d")),
-    };
-    let images = Arc::new(BoardImages::open(&options.instance.data_dir, registries).map_err(|error| host(&error))?);
-    let (proxy, network) = open_network(&options).map_err(|error| host(&error))?;
-    let checkpoint = Checkpoint::open(&agent_dir)
-        .map_err(|error| warn!(%error, "no checkpoint: this board needs its controller to start"))
-        .ok();
+/// What lives as long as the agent does.
+struct Agent {
+    options: Options,
+    dir: PathBuf,
+    clock: Arc<Clock>,
+    transport: Arc<LateTransport>,
+    link: Link,
+    table: Table,
+    runtime: Arc<Runtime>,
+    images: Arc<BoardImages>,
+    network: Network,
+}
 
-    let server = resolve(&options.server).await;
-    let facts = node::gather(&options.instance.data_dir, server, &options.node_ips);
-    let board = BoardOptions {
-        runtime: Arc::new(BoardRuntime::new(runtime.clone(), images.store())),
-        images: images.clone(),
-        network: Arc::new(network.clone()),
-        table: table.clone(),
-        node_name: options.node_name.clone(),
-        agent_dir: agent_dir.clone(),
-        run_dir: options.instance.run_dir.clone(),
-        log_root: options.instance.data_dir.join("logs"),
-        dns_servers: options.dns_addresses.clone(),
-        cluster_domain: options.cluster_domain.clone(),
-        host_ips: facts.addresses.clone(),
-        node: facts,
-        static_pods: options.static_pods.clone(),
-    };
-    tokio::spawn(pods::run(board, link.clone(), clock.clone(), checkpoint));
-    tokio::spawn(services::run(link.clone(), proxy.clone()));
-    tokio::spawn(answer_names(dns_options(&options), proxy));
+impl Agent {
+    fn open(options: Options, network: Network) -> Result<Self, AgentError> {
+        let runtime = open_runtime(&options.instance).map_err(|error| AgentError::Host(error.chain()))?;
+        let registries = Registries {
+            insecure: options.insecure_registries.clone(),
+            authorities: Some(options.instance.data_dir.join("certs.d")),
+        };
+        let images = BoardImages::open(&options.instance.data_dir, registries)
+            .map_err(|error| AgentError::Host(crate::images::chain(&error)))?;
+        let transport = Arc::new(LateTransport::default());
+        Ok(Self {
+            dir: options.instance.data_dir.join("agent"),
+            options,
+            clock: Arc::new(Clock::default()),
+            link: Link::new(transport.clone()),
+            transport,
+            table: Table::default(),
+            runtime: Arc::new(runtime),
+            images: Arc::new(images),
+            network,
+        })
+    }
 
-    tokio::spawn(answer_locally(options.instance.run_dir.clone(), images.clone(), table.clone()));
+    /// Starts what needs no API server: pods from the checkpoint, services, names, the board's own socket.
+    fn start_work(&self, proxy: Proxy, server: Option<SocketAddr>) {
+        let checkpoint = Checkpoint::open(&self.dir)
+            .map_err(|error| warn!(%error, "no checkpoint: this board needs its controller to start"))
+            .ok();
+        let options = &self.options;
+        let facts = node::gather(&options.instance.data_dir, server, &options.node_ips);
+        let board = BoardOptions {
+            runtime: Arc::new(BoardRuntime::new(self.runtime.clone(), self.images.store())),
+            images: self.images.clone(),
+            network: Arc::new(self.network.clone()),
+            table: self.table.clone(),
+            node_name: options.node_name.clone(),
+            agent_dir: self.dir.clone(),
+            run_dir: options.instance.run_dir.clone(),
+            log_root: options.instance.data_dir.join("logs"),
+            dns_servers: options.dns_addresses.clone(),
+            cluster_domain: options.cluster_domain.clone(),
+            host_ips: facts.addresses.clone(),
+            node: facts,
+            static_pods: options.static_pods.clone(),
+        };
+        tokio::spawn(pods::run(board, self.link.clone(), self.clock.clone(), checkpoint));
+        tokio::spawn(services::run(self.link.clone(), proxy.clone()));
+        tokio::spawn(answer_names(dns_options(options), proxy));
+        tokio::spawn(answer_locally(options.instance.run_dir.clone(), self.images.clone(), self.table.clone()));
+    }
 
-    let join = JoinOptions {
-        dir: join::dir_below(&agent_dir),
-        server: options.server.clone(),
-        node_name: options.node_name.clone(),
-        token: options.token.clone(),
-        pins: options.pins.clone(),
-    };
-    let joined = joined(&join, &clock).await?;
-    transport.set(joined.connection.clone());
-    let (health, receiver) = watch::channel(Health { not_ready: vec![NO_RANGE.to_owned()], ..Health::default() });
-    let signals = NodeSignals {
-        health: receiver,
-        node: Arc::new(watch::Sender::new(Arc::new(Value::Null))),
-        names: Arc::new(watch::Sender::new(ServingNames::default())),
-    };
-    let rotation = Rotation {
-        dir: join.dir.clone(),
-        node_name: options.node_name.clone(),
-        clock: clock.clone(),
-        link: link.clone(),
-    };
-    let (serving, certificates) = watch::channel(None);
-    let authority = joined.authority.clone();
-    tokio::spawn(join::rotate_client(rotation.clone(), joined));
-    serve_kubelet(
-        &options,
-        &authority,
-        certificates,
-        Server::new(table.clone(), runtime, {
-            let clock = clock.clone();
-            move || clock.now_ms()
-        }),
-    )
-    .await?;
-    tokio::spawn(join::rotate_serving(rotation, signals.names.subscribe(), serving));
-    tokio::spawn(watch_node(signals.node.subscribe(), health, network, images, ready));
-    node::run(node_options(&options, server), link, clock, signals).await;
-    Ok(())
+    /// Joins, serves the kubelet's paths, and keeps the Node for as long as the agent runs.
+    async fn join_cluster(
+        self,
+        server: Option<SocketAddr>,
+        ready: impl FnOnce() + Send + 'static,
+    ) -> Result<(), AgentError> {
+        let join = JoinOptions {
+            dir: join::dir_below(&self.dir),
+            server: self.options.server.clone(),
+            node_name: self.options.node_name.clone(),
+            token: self.options.token.clone(),
+            pins: self.options.pins.clone(),
+        };
+        let joined = joined(&join, &self.clock).await?;
+        self.transport.set(joined.connection.clone());
+        let (health, receiver) = watch::channel(Health { not_ready: vec![NO_RANGE.to_owned()], ..Health::default() });
+        let signals = NodeSignals {
+            health: receiver,
+            node: Arc::new(watch::Sender::new(Arc::new(Value::Null))),
+            names: Arc::new(watch::Sender::new(ServingNames::default())),
+        };
+        let rotation =
+            Rotation { dir: join.dir, node_name: join.node_name, clock: self.clock.clone(), link: self.link.clone() };
+        let (serving, certificates) = watch::channel(None);
+        let authority = joined.authority.clone();
+        tokio::spawn(join::rotate_client(rotation.clone(), joined));
+        tokio::spawn(join::rotate_serving(rotation, signals.names.subscribe(), serving));
+        let clock = self.clock.clone();
+        let kubelet = Server::new(self.table, self.runtime, move || clock.now_ms());
+        serve_kubelet(&self.options, &authority, certificates, kubelet).await?;
+        tokio::spawn(watch_node(signals.node.subscribe(), health, self.network, self.images, ready));
+        node::run(node_options(&self.options, server), self.link, self.clock, signals).await;
+        Ok(())
+    }
 }
 
 const NO_RANGE: &str = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
