@@ -161,6 +161,9 @@ impl HeaderWriter {
             block.extend_from_slice(&(!length).to_le_bytes());
             block.extend_from_slice(chunk);
         }
+        // A reader in Go hands out what it has inflated only at a full window or at an empty stored block, the mark of
+        // zlib's sync flush.
+        block.extend_from_slice(&[0, 0, 0, 0xff, 0xff]);
         block
     }
 }
@@ -194,6 +197,14 @@ mod tests {
         let mut reader = HeaderReader::new();
         for (block, stream) in blocks {
             assert_eq!(reader.read(block).unwrap().get("streamtype"), Some(stream));
+        }
+    }
+
+    #[test]
+    fn each_block_ends_as_a_sync_flush_does() {
+        let mut writer = HeaderWriter::new();
+        for _ in 0..2 {
+            assert!(writer.write(&Headers::default()).ends_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]));
         }
     }
 
