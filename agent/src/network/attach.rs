@@ -320,6 +320,10 @@ impl PodNetwork for Network {
         let (network, sandbox_id) = (self.clone(), sandbox_id.to_owned());
         blocking(move || network.disconnect(&sandbox_id))
     }
+
+    fn attached(&self) -> Vec<String> {
+        self.state().attached.keys().cloned().collect()
+    }
 }
 
 fn blocking<T: Send + 'static>(

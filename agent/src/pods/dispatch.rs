@@ -156,7 +156,9 @@ impl Dispatch {
     async fn sweep(&self) {
         let known: BTreeSet<String> = self.workers.keys().cloned().collect();
         let places = self.board.places.clone();
-        let orphans = self.board.blocking(move |runtime| {
+        // Asked before the sandboxes are listed: one that is attached meanwhile must not be taken for an orphan.
+        let attached = self.board.network.attached();
+        let living = self.board.blocking(move |runtime| {
             let orphans: Vec<_> =
                 runtime.sandboxes()?.into_iter().filter(|one| !known.contains(&one.pod.uid)).collect();
             for orphan in &orphans {
@@ -174,12 +176,12 @@ impl Dispatch {
                     warn!(uid, %error, "removing volumes of an orphan");
                 }
             }
-            Ok(orphans.into_iter().map(|one| one.id).collect::<Vec<_>>())
+            Ok(runtime.sandboxes()?.into_iter().map(|one| one.id).collect::<Vec<_>>())
         });
-        match orphans.await {
-            Ok(orphans) => {
-                for id in orphans {
-                    if let Err(error) = self.board.network.detach(&id).await {
+        match living.await {
+            Ok(living) => {
+                for id in attached.iter().filter(|id| !living.contains(id)) {
+                    if let Err(error) = self.board.network.detach(id).await {
                         warn!(sandbox = id, %error, "the network of an orphan");
                     }
                 }

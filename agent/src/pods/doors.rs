@@ -25,6 +25,9 @@ pub trait PodNetwork: Send + Sync {
 
     /// Frees the addresses and whatever else stands on the host; a sandbox that is unknown is no error.
     fn detach<'a>(&'a self, sandbox_id: &'a str) -> Pending<'a, Result<(), NetworkError>>;
+
+    /// The sandboxes that hold addresses. A crash may have come between a sandbox's end and its detachment.
+    fn attached(&self) -> Vec<String>;
 }
 
 /// What the pod network is told about a pod.
@@ -243,6 +246,10 @@ pub(crate) mod fakes {
         fn detach<'a>(&'a self, sandbox_id: &'a str) -> Pending<'a, Result<(), NetworkError>> {
             self.attached.lock().expect("no test panics while it holds this lock").remove(sandbox_id);
             Box::pin(async { Ok(()) })
+        }
+
+        fn attached(&self) -> Vec<String> {
+            self.attached.lock().expect("no test panics while it holds this lock").keys().cloned().collect()
         }
     }
 
