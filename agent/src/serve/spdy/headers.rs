@@ -204,7 +204,7 @@ mod tests {
     fn each_block_ends_as_a_sync_flush_does() {
         let mut writer = HeaderWriter::new();
         for _ in 0..2 {
-            assert!(writer.write(&Headers::default()).ends_with(&[0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff]));
+            assert!(writer.write(&Headers::default()).ends_with(&[0, 0, 0, 0, /* the mark */ 0, 0, 0, 0xff, 0xff]));
         }
     }
 
