@@ -105,17 +105,21 @@ impl Checkpoint {
     /// Notes a pod; writes only if something desired changed.
     pub(crate) async fn pod(&mut self, object: &Value) {
         let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
-        self.put(format!("{PODS}{uid}"), desired(object)).await;
+        // A pod that was told to end is never begun again, also when this process is killed in the middle of its end.
+        let ends = !object["metadata"]["deletionTimestamp"].is_null();
+        let floor = if ends { Durability::Durable } else { Durability::Deferred };
+        self.put(format!("{PODS}{uid}"), desired(object), floor).await;
     }
 
     /// Notes a ConfigMap or Secret that a pod refers to.
     pub(crate) async fn reference(&mut self, kind: Kind, object: &Arc<Value>) {
         let prefix = if kind == Kind::Secret { SECRETS } else { CONFIG_MAPS };
         let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
-        self.put(format!("{prefix}{}/{}", text("namespace"), text("name")), desired(object)).await;
+        self.put(format!("{prefix}{}/{}", text("namespace"), text("name")), desired(object), Durability::Deferred)
+            .await;
     }
 
-    async fn put(&mut self, key: String, object: Value) {
+    async fn put(&mut self, key: String, object: Value, floor: Durability) {
         let text = object.to_string();
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
@@ -127,7 +131,7 @@ impl Checkpoint {
         let same =
             self.store.get(&key).await.ok().flatten().is_some_and(|record| unseal(&record.value) == text.as_bytes());
         if !same {
-            self.write(Write::put(key.clone(), Precondition::Any, seal(text.into_bytes()))).await;
+            self.write(Write::put(key.clone(), Precondition::Any, seal(text.into_bytes())), floor).await;
         }
         self.written.insert(key, hash);
     }
@@ -137,13 +141,13 @@ impl Checkpoint {
         let key = format!("{PODS}{uid}");
         self.written.remove(&key);
         if matches!(self.store.get(&key).await, Ok(Some(_))) {
-            self.write(Write::delete(key, Precondition::Any)).await;
+            self.write(Write::delete(key, Precondition::Any), Durability::Deferred).await;
         }
     }
 
-    async fn write(&self, write: Write) {
-        // Deferred: many changes of a rollout share one commit. What a power cut takes, the API server tells again.
-        if let Err(error) = self.store.write(vec![write], Durability::Deferred).await {
+    /// Deferred ones share a commit, as the many changes of a rollout; what a power cut takes, the API server tells again.
+    async fn write(&self, write: Write, floor: Durability) {
+        if let Err(error) = self.store.write(vec![write], floor).await {
             warn!(%error, "writing the checkpoint");
         }
     }

@@ -37,8 +37,10 @@ pub struct Traces {
     pub interfaces: Vec<String>,
     /// Tables of nftables in its namespace.
     pub tables: Vec<String>,
-    /// Processes that name its directories or sit in its cgroups.
+    /// Processes that name its directories or sit in its cgroups: daemons, shims, what runs in containers.
     pub processes: Vec<String>,
+    /// Unix sockets of its namespace that are bound below its directories.
+    pub sockets: Vec<String>,
     /// Files and sockets in its run directory.
     pub files: Vec<String>,
 }
@@ -248,18 +250,58 @@ impl Board {
                 !line.contains("lo:") && !line.contains("eth0") && !line.contains("lan0")
             }),
             tables: lines(&self.succeed(&["nft", "list", "tables"]), &|line| line.contains("bramble-")),
-            processes: processes()
+            processes: self
+                .processes()
                 .into_iter()
-                .filter(|(_, arguments)| arguments.contains(&dir) && !arguments.contains("kubectl"))
                 .map(|(pid, arguments)| format!("{pid} {}", arguments.replace('\0', " ")))
                 .collect(),
+            sockets: lines(&self.succeed(&["cat", "/proc/net/unix"]), &|line| line.contains(&dir)),
             cgroups,
             files,
         }
     }
 
+    /// Everything that runs for this board now: process ids and arguments.
+    #[must_use]
+    pub fn processes(&self) -> Vec<(i32, String)> {
+        let (dir, group) = (self.dir.to_string_lossy().into_owned(), self.cgroup_name());
+        let ours = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| text.contains(&group));
+        let named = |arguments: &str| arguments.contains(&dir) && !arguments.contains("kubectl");
+        processes().into_iter().filter(|(pid, arguments)| named(arguments) || ours(*pid)).collect()
+    }
+
+    /// The shims of its pods.
+    #[must_use]
+    pub fn shims(&self) -> Vec<i32> {
+        self.processes().into_iter().filter(|(_, line)| line.contains("\0shim\0")).map(|(pid, _)| pid).collect()
+    }
+
+    /// The process id of `bramble up`.
+    ///
+    /// # Panics
+    /// It does not run.
+    #[must_use]
+    pub fn supervisor(&self) -> i32 {
+        let (child, _) = self.running.as_ref().expect("up runs");
+        i32::try_from(child.id()).expect("process ids are small")
+    }
+
+    /// `kill -9` of `bramble up`; `start` brings it back.
+    ///
+    /// # Panics
+    /// It does not run.
+    pub fn crash(&mut self) {
+        let (mut child, _) = self.running.take().expect("up runs");
+        child.kill().expect("it runs");
+        let _ = child.wait();
+    }
+
+    fn cgroup_name(&self) -> String {
+        format!("bramble-{}", instance(&self.dir.join("data")))
+    }
+
     fn cgroups(&self) -> Vec<String> {
-        let name = format!("bramble-{}", instance(&self.dir.join("data")));
+        let name = self.cgroup_name();
         let mut found = Vec::new();
         let Ok(controllers) = fs::read_dir("/sys/fs/cgroup") else { return found };
         let roots = controllers.flatten().map(|entry| entry.path().join(&name));

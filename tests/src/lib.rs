@@ -8,7 +8,10 @@
 //! | `tidy.rs` | the rules of the house |
 //! | `static_binary.rs` | the binary starts in an empty root |
 //! | `demo.rs` | `up --demo`, stop, again, `down`: nothing is left |
+//! | `survival.rs` | `kill -9` of everything at bad moments harms no container and leaves nothing |
+//! | `../benches/figures.rs` | nothing: it prints the figures |
 
 pub mod board;
+pub mod client;
 pub mod host;
 pub mod kubectl;

@@ -9,6 +9,8 @@ use bramble_agent::agent;
 use bramble_agent::instance::Instance;
 use bramble_agent::link::{Endpoint, KeyPin};
 use bramble_agent::network::Cidr;
+use bramble_agent::platform;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -26,11 +28,13 @@ const DNS_PLACE: u32 = 10;
 const DOMAIN: &str = "cluster.local";
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    platform::keep_one_heap();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_stack_size(STACK_BYTES)
         .thread_keep_alive(THREAD_KEEP_ALIVE)
+        .on_thread_park(platform::at_rest())
         .build()
         .context("cannot start the event loop")
 }
@@ -39,6 +43,13 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 pub(crate) fn bind_to_parent(options: &Options) -> anyhow::Result<()> {
     if options.die_with_parent {
         set_parent_process_death_signal(Some(Signal::TERM)).context("cannot ask for the parent's death signal")?;
+        // It may have died before it was asked for; then nobody reads what this process says.
+        let stdout = std::io::stdout();
+        let mut polls = [PollFd::new(&stdout, PollFlags::empty())];
+        let _ = rustix::event::poll(&mut polls, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+        if polls[0].revents().contains(PollFlags::ERR) {
+            bail!("the supervisor is gone");
+        }
     }
     Ok(())
 }
@@ -105,7 +116,7 @@ pub(crate) fn local_server(options: &Options) -> anyhow::Result<String> {
 #[cfg(feature = "controller")]
 pub(crate) fn controller(options: &Options) -> anyhow::Result<ExitCode> {
     use bramble_controller::serve;
-    up::private_dir(&options.data_dir)?;
+    let _only = up::succeed(&options.data_dir, "controller")?;
     let service: Cidr = options.service_cidr.parse().map_err(|_| anyhow!("--service-cidr is no range"))?;
     let IpAddr::V4(network) = service.nth(0).context("--service-cidr is empty")? else {
         bail!("--service-cidr must be an IPv4 range");
@@ -146,6 +157,7 @@ pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
     up::private_dir(&options.run_dir)?;
     // Under `up` the supervisor holds the lock of the whole data directory.
     let _lock = if options.die_with_parent { None } else { Some(up::lock(&options.data_dir)?) };
+    let _only = up::succeed(&options.data_dir, "agent")?;
     let range = |text: &str, option: &str| text.parse::<Cidr>().map_err(|_| anyhow!("{option} {text:?} is no range"));
     let service_cidr = range(&options.service_cidr, "--service-cidr")?;
     let (token, pins) = credentials(options)?;

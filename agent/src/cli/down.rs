@@ -23,6 +23,8 @@ pub(crate) fn down(options: &Options, purge: bool) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let lock = stop_running(options)?;
+    // Children of a killed supervisor have been told to end.
+    let only = (up::succeed(&options.data_dir, "agent")?, up::succeed(&options.data_dir, "controller")?);
     let instance = Instance::new(&options.data_dir, &options.run_dir, options.cgroup_root.as_deref());
     let layout = Layout {
         data_dir: options.data_dir.clone(),
@@ -48,7 +50,7 @@ pub(crate) fn down(options: &Options, purge: bool) -> anyhow::Result<ExitCode> {
     }
     remove(&options.run_dir, &mut failures);
     if purge {
-        drop(lock);
+        drop((lock, only));
         remove(&options.data_dir, &mut failures);
     }
     for failure in &failures {

@@ -24,6 +24,8 @@ use tokio::time::Instant;
 
 use super::Options;
 
+/// The pause after a first crash, as systemd's own: short, because every second without an agent is one without probes.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
 /// A child that lived this long has its restart pause forgotten.
 const STEADY: Duration = Duration::from_secs(60);
 /// The longest pause before a restart: long enough not to wear a board, short enough for a person who watches.
@@ -56,18 +58,26 @@ pub(crate) fn private_dir(dir: &Path) -> anyhow::Result<()> {
 /// Name of the file below the data directory that a running supervisor locks and that holds its process id.
 pub(crate) const LOCK_FILE: &str = "lock";
 
+fn open_lock(data_dir: &Path, name: &str) -> anyhow::Result<File> {
+    private_dir(data_dir)?;
+    let path = data_dir.join(name);
+    let mut open = File::options();
+    open.create(true).truncate(false).read(true).write(true).mode(0o600);
+    open.open(&path).with_context(|| format!("cannot open {}", path.display()))
+}
+
+/// Waits until no earlier `daemon` of this data directory runs, and is the only one until the file is dropped. A killed
+/// supervisor's lock is free at once, while its children may still be about to end.
+pub(crate) fn succeed(data_dir: &Path, daemon: &str) -> anyhow::Result<File> {
+    let file = open_lock(data_dir, &format!("{daemon}.lock"))?;
+    rustix::fs::flock(&file, FlockOperation::LockExclusive).context("cannot wait for the earlier one to end")?;
+    Ok(file)
+}
+
 /// Takes the data directory for this process until the file is dropped.
 pub(crate) fn lock(data_dir: &Path) -> anyhow::Result<File> {
-    private_dir(data_dir)?;
     let path = data_dir.join(LOCK_FILE);
-    let mut file = File::options()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .with_context(|| format!("cannot open {}", path.display()))?;
+    let mut file = open_lock(data_dir, LOCK_FILE)?;
     if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let owner = std::fs::read_to_string(&path).unwrap_or_default();
         bail!(
@@ -101,15 +111,7 @@ struct Child {
 
 impl Child {
     fn new(name: &'static str, args: Vec<String>) -> Self {
-        Self {
-            name,
-            args,
-            pid: None,
-            started: Instant::now(),
-            pause: Duration::from_secs(1),
-            was_ready: false,
-            tries: 0,
-        }
+        Self { name, args, pid: None, started: Instant::now(), pause: PAUSE_FIRST, was_ready: false, tries: 0 }
     }
 
     fn start(&mut self, index: usize, heard: &mpsc::Sender<Heard>) -> anyhow::Result<()> {
@@ -240,11 +242,11 @@ fn ended(
         bail!("the {} did not start ({how}); its last words stand above", child.name);
     }
     if child.started.elapsed() >= STEADY {
-        child.pause = Duration::from_secs(1);
+        child.pause = PAUSE_FIRST;
     }
     let pause = child.pause;
     child.pause = (pause * 2).min(PAUSE_MAX);
-    eprintln!("bramble: the {} ended ({how}); it starts again in {} s", child.name, pause.as_secs());
+    eprintln!("bramble: the {} ended ({how}); it starts again in {pause:?}", child.name);
     let send = send.clone();
     tokio::spawn(async move {
         tokio::time::sleep(pause).await;

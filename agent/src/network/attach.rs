@@ -3,7 +3,7 @@
 use super::addresses::Addresses;
 use super::cidr::Cidr;
 use super::plan;
-use super::record::{Record, Records};
+use super::record::{Ranges, Record, Records};
 use super::sysctl;
 use crate::instance::Instance;
 use crate::netlink::route::{self, Route, Scope};
@@ -74,6 +74,7 @@ struct Inner {
     options: Options,
     proxy: Proxy,
     records: Records,
+    ranges: Ranges,
     state: Mutex<State>,
 }
 
@@ -116,7 +117,14 @@ impl Network {
             route::add_address(&mut batch, index, *ip, Scope::Host);
         }
         socket.execute(&batch)?;
-        Ok(Self(Arc::new(Inner { options, proxy, records, state: Mutex::new(State { addresses, attached }) })))
+        let ranges = Ranges::below(&options.instance.data_dir);
+        let known = ranges.load();
+        let state = Mutex::new(State { addresses, attached });
+        let network = Self(Arc::new(Inner { options, proxy, records, ranges, state }));
+        if !known.is_empty() {
+            network.apply_ranges(&known)?;
+        }
+        Ok(network)
     }
 
     /// Takes the pod ranges of `Node.spec.podCIDRs`; called again with the same it does nothing anew.
@@ -124,6 +132,11 @@ impl Network {
     /// # Errors
     /// Any [`Error`].
     pub fn set_ranges(&self, ranges: &[Cidr]) -> Result<(), Error> {
+        self.apply_ranges(ranges)?;
+        self.0.ranges.save(ranges).map_err(file("the record of the pod ranges"))
+    }
+
+    fn apply_ranges(&self, ranges: &[Cidr]) -> Result<(), Error> {
         let former: Vec<Cidr> = {
             let mut state = self.state();
             let former = state.addresses.ranges().collect();

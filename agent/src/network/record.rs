@@ -1,6 +1,7 @@
 //! Shell: what is known of each attached sandbox, one small file each below the run dir, so that an agent that starts
 //! again neither hands an address out twice nor forgets a host port.
 
+use super::cidr::Cidr;
 use crate::pods::{HostPort, Protocol};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -60,6 +61,39 @@ pub(crate) const fn protocol_number(protocol: Protocol) -> u8 {
         Protocol::Tcp => 6,
         Protocol::Udp => 17,
         Protocol::Sctp => 132,
+    }
+}
+
+/// The pod ranges that this board was given last, below the data dir: a board that starts without its controller, or
+/// again after a crash, connects pods at once.
+#[derive(Debug, Clone)]
+pub(crate) struct Ranges(PathBuf);
+
+impl Ranges {
+    pub(crate) fn below(data_dir: &Path) -> Self {
+        Self(data_dir.join("agent").join("pod-ranges"))
+    }
+
+    /// One a line; what cannot be read is told again by the controller.
+    pub(crate) fn load(&self) -> Vec<Cidr> {
+        let text = std::fs::read_to_string(&self.0).unwrap_or_default();
+        text.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+
+    /// Writes only what changed, and the whole of it.
+    pub(crate) fn save(&self, ranges: &[Cidr]) -> io::Result<()> {
+        if self.load() == ranges {
+            return Ok(());
+        }
+        if let Some(folder) = self.0.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let text: String = ranges.iter().map(|range| format!("{range}\n")).collect();
+        let aside = self.0.with_extension("new");
+        let mut file = std::fs::File::create(&aside)?;
+        io::Write::write_all(&mut file, text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&aside, &self.0)
     }
 }
 

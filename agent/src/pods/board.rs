@@ -137,7 +137,7 @@ impl Board {
                 .collect();
             instances.sort_by_key(|one| one.status.attempt);
             let sandbox = sandboxes.pop();
-            Ok(Observed { sandbox, former: sandboxes, ips: Vec::new(), instances })
+            Ok(Observed { sandbox, former: sandboxes, instances, ..Observed::default() })
         })
         .await
     }

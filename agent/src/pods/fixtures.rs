@@ -75,5 +75,5 @@ pub(crate) fn exited(name: &str, code: i32) -> Instance {
 /// A ready sandbox with these instances.
 pub(crate) fn observed(instances: Vec<Instance>) -> Observed {
     let ips = vec!["10.42.0.2".parse().expect("an address")];
-    Observed { sandbox: Some(sandbox()), former: Vec::new(), ips, instances }
+    Observed { sandbox: Some(sandbox()), ips, instances, ..Observed::default() }
 }

@@ -101,6 +101,9 @@ impl Plan {
     }
 }
 
+/// Between two tries to attach the network of a sandbox that an earlier agent made.
+const ATTACH_RETRY_MS: i64 = 1_000;
+
 /// Instances of one container that are kept: the newest and the one before, for `logs --previous`.
 const KEPT_INSTANCES: usize = 2;
 
@@ -151,7 +154,11 @@ fn ready_to_run(observed: &Observed, memory: &Memory, now_ms: i64, plan: &mut Pl
         }
     }
     if observed.is_sandbox_ready() {
-        return true;
+        if observed.detached {
+            plan.wake(now_ms + ATTACH_RETRY_MS);
+        }
+        // What an earlier agent left running is looked after meanwhile; nothing begins without a network.
+        return !observed.detached || observed.running().next().is_some();
     }
     if let Some(failure) = memory.sandbox_failure.as_ref().filter(|failure| failure.retry_at_ms > now_ms) {
         plan.wake(failure.retry_at_ms);
@@ -356,7 +363,13 @@ impl Machine<'_> {
         match self.memory.images.get(&name) {
             Some(Pull::Running) => {}
             Some(Pull::Ready(reference, _)) if *reference == container.image => {
-                let attempt = next_attempt(self.pod, self.observed, &name);
+                let attempt = match self.observed.current(&name) {
+                    // An agent died before it started this one: that is no restart.
+                    Some(made) if made.is_only_made() && !self.memory.failures.contains_key(&name) => {
+                        made.status.attempt
+                    }
+                    _ => next_attempt(self.pod, self.observed, &name),
+                };
                 plan.act(Action::Start { name, attempt });
             }
             Some(Pull::Failed { delay_ms, at_ms, .. }) if at_ms + delay_ms > self.now_ms => plan.wake(at_ms + delay_ms),

@@ -26,6 +26,8 @@ pub(crate) struct Observed {
     pub(crate) former: Vec<SandboxStatus>,
     /// The newest sandbox's addresses; empty until the network is attached.
     pub(crate) ips: Vec<IpAddr>,
+    /// The sandbox of an earlier agent could not be attached again yet.
+    pub(crate) detached: bool,
     /// Every instance of every container, oldest attempt first.
     pub(crate) instances: Vec<Instance>,
 }
@@ -49,6 +51,11 @@ impl Instance {
 
     pub(crate) fn has_ended(&self) -> bool {
         matches!(self.status.state, ContainerState::Exited | ContainerState::Unknown)
+    }
+
+    /// Made but never started: its start failed, or an agent died in between.
+    pub(crate) fn is_only_made(&self) -> bool {
+        self.status.state == ContainerState::Created
     }
 
     pub(crate) fn succeeded(&self) -> bool {

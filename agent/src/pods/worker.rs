@@ -217,10 +217,17 @@ impl Worker {
             // A sandbox of an earlier agent: its network is attached again, which answers the same addresses.
             _ => match self.attach(&sandbox).await {
                 Ok(ips) => {
+                    if observed.instances.is_empty() {
+                        // That agent may not have come to write them.
+                        self.write_own_files(&ips).await?;
+                    }
                     self.ips = Some((sandbox.id.clone(), ips.clone()));
                     observed.ips = ips;
                 }
-                Err(error) => warn!(pod = %self.pod.display(), %error, "attaching the network again"),
+                Err(error) => {
+                    warn!(pod = %self.pod.display(), %error, "attaching the network again");
+                    observed.detached = true;
+                }
             },
         }
         Ok(observed)

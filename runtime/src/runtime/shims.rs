@@ -130,6 +130,10 @@ impl Runtime {
         if self.shim_alive(sandbox_id).is_some() || dir.join("stopped").exists() {
             return Ok(());
         }
+        // Its maker was killed before the namespaces were whole: it was never ready, and is replaced.
+        if !dir.join("shim").exists() {
+            return Ok(());
+        }
         let path = self.layout.pod_cgroup(&sandbox.config.cgroup_parent);
         let groups = crate::cgroup::create_pod(&self.host.hierarchy, &path, &Default::default())?;
         self.start_shim(sandbox_id, "adopt", &groups)?;

@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("terminals_and_stdin_outlive_a_shim", keepers),
     ("a_new_runtime_finds_everything_as_it_was", reopened),
     ("a_killed_agent_leaves_its_containers_running", agent_killed),
+    ("a_sandbox_that_was_never_whole_is_not_adopted", half_made),
     ("a_sweep_removes_what_nobody_owns", sweep),
     ("stopping_keeps_statuses_and_removing_removes", stop_and_remove),
     ("twenty_rounds_leave_nothing", rounds),
@@ -222,6 +223,19 @@ fn sweep() {
     assert_eq!(board.runtime.container(&running).unwrap().state, ContainerState::Running);
     assert_eq!(board.exec(&running, "true").0, 0);
     assert!(board.runtime.sweep(&BTreeSet::from([kept])).unwrap().is_clean());
+}
+
+fn half_made() {
+    let board = Board::new();
+    let sandbox = board.sandbox();
+    kill_shim(&board, &sandbox);
+    // As a crash in the middle of its making leaves it.
+    fs::remove_file(board.layout.sandbox_dir(&sandbox).join("shim")).unwrap();
+    let again = board.reopen();
+    let status = again.sandbox(&sandbox).unwrap();
+    assert!(!status.ready && status.shim_pid.is_none(), "{status:?}");
+    again.remove_sandbox(&sandbox).unwrap();
+    assert!(board.traces().is_empty(), "{:#?}", board.traces());
 }
 
 fn stop_and_remove() {

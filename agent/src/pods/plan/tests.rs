@@ -173,3 +173,14 @@ fn after_a_reboot_the_count_of_restarts_goes_on() {
     pod.status = json!({"containerStatuses": [{"name": "a", "restartCount": 4, "containerID": "bramble://x"}]});
     assert_eq!(plan(&pod, &observed(vec![]), &memory(&pod), 0).actions, [start("a", 5)]);
 }
+
+#[test]
+fn what_an_agent_left_in_the_middle_of_a_start_is_taken_up() {
+    let pod = pod(json!({"containers": [{"name": "a", "image": "a:1"}]}));
+    let memory = memory(&pod);
+    let made = observed(vec![instance("a", ContainerState::Created, None)]);
+    assert_eq!(plan(&pod, &made, &memory, 0).actions, [start("a", 0)], "it never ran, so this is no restart");
+    let detached = Observed { detached: true, ..observed(vec![]) };
+    let waits = Plan { actions: vec![], wake_at_ms: Some(ATTACH_RETRY_MS) };
+    assert_eq!(plan(&pod, &detached, &memory, 0), waits, "nothing begins without a network");
+}

@@ -172,7 +172,7 @@ impl Worker {
         self.board.network.attach(netns, &sandbox.id, &request).await.map_err(|error| error.to_string())
     }
 
-    async fn write_own_files(&self, ips: &[IpAddr]) -> Result<(), String> {
+    pub(super) async fn write_own_files(&self, ips: &[IpAddr]) -> Result<(), String> {
         let (board, pod, ips) = (self.board.clone(), self.pod.clone(), ips.to_vec());
         let written = tokio::task::spawn_blocking(move || {
             let dir = board.places.pod(&pod.metadata.uid);
@@ -259,7 +259,12 @@ impl Worker {
         let message = pod_dir.join("containers").join(&container.name).join(&id);
         let (sandbox_id, reference) = (sandbox.id.clone(), container.image.clone());
         let log_dir = sandbox.log_dir.join(&container.name);
+        let never_ran = observed.instances.iter().filter(|one| one.is_only_made() && one.status.name == container.name);
+        let never_ran: Vec<String> = never_ran.map(|one| one.id().to_owned()).collect();
         let created = self.board.blocking(move |runtime| {
+            for id in &never_ran {
+                runtime.remove_container(id)?;
+            }
             prepare_files(&message, &log_dir);
             runtime.create_container(&sandbox_id, config, &reference)
         });
