@@ -187,7 +187,7 @@ pub(crate) fn refuse(error: &ApiError) -> http::Response<Body> {
 }
 
 impl Request {
-    fn header(&self, name: http::HeaderName) -> &str {
+    pub(super) fn header(&self, name: http::HeaderName) -> &str {
         header(&self.headers, name)
     }
 

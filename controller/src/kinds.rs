@@ -342,10 +342,12 @@ fn rows() -> Vec<Kind> {
         plain::namespace(),
         node::kind(),
         pod::kind(),
+        workload::pod_template(),
         workload::replication_controller(),
         plain::secret(),
         plain::service_account(),
         service::service(),
+        workload::controller_revision(),
         workload::deployment(),
         workload::replica_set(),
     ];

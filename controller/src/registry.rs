@@ -95,6 +95,8 @@ pub struct Call {
     pub field_validation: FieldValidation,
     /// `duplicate field "a.b"`, as the reader of the body found them.
     pub duplicates: Vec<String>,
+    /// The body as it came, which says in what order to object.
+    pub body: Bytes,
     /// Collected for the `Warning` headers of the answer.
     pub warnings: Vec<String>,
 }

@@ -21,6 +21,6 @@ pub mod validate;
 pub use conform::{DecodeError, conform, strict_decoding_error};
 pub use defaults::default;
 pub use field_error::{FieldError, Path, Reason};
-pub use read::{Document, read_json, read_yaml};
+pub use read::{Document, read_json, read_yaml, strict_errors};
 pub use table::{TypeId, lookup, lookup_api_version, type_named};
 pub use validate::{validate, validate_at};

@@ -55,6 +55,7 @@ impl Api {
             }
             Method::PATCH => {
                 let mut call = request.call()?;
+                call.force = request.query.flag("force");
                 let patch = request.patch(body).await?;
                 let now = time::format(self.registry.now());
                 let make = |scale: &Object, call: &Call| {

@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::path::ResourcePath;
+use super::query::invalid_options;
 use super::table::Include;
 use super::watches::{Watching, next_beat};
 use super::{Api, Body, Request, answer, body, decode, lists, watches};
@@ -16,6 +17,7 @@ use crate::object::Object;
 use crate::registry::filter::Filter;
 use crate::registry::status::{self, Answer, ApiError};
 use crate::registry::{Call, DeleteRequest, Deleted, ListRequest, Match, Part, Patch, Target, record};
+use crate::schema::FieldError;
 
 /// The longest watch without a wish for another: bounds what a forgotten client holds.
 const WATCH_SECONDS: u64 = 30 * 60;
@@ -217,14 +219,21 @@ impl Request {
             "" => agent,
             given => given,
         };
+        let options = match self.method {
+            Method::POST => "CreateOptions",
+            Method::PUT => "UpdateOptions",
+            Method::PATCH => "PatchOptions",
+            _ => "DeleteOptions",
+        };
         Ok(Call {
             identity: self.identity.clone(),
-            dry_run: self.query.dry_run()?,
+            dry_run: self.query.dry_run(options)?,
             field_manager: field_manager.to_owned(),
             force: false,
             applies: false,
-            field_validation: self.query.field_validation()?,
+            field_validation: self.query.field_validation(options)?,
             duplicates: Vec::new(),
+            body: bytes::Bytes::new(),
             warnings: Vec::new(),
         })
     }
@@ -233,16 +242,15 @@ impl Request {
     pub(super) async fn object(&self, body: Body, kind: &Kind, call: &mut Call) -> Answer<Object> {
         let bytes = body::read(body).await?;
         let (object, duplicates) = decode::object(self.content_type(), &bytes, kind)?;
-        call.duplicates = duplicates;
+        (call.duplicates, call.body) = (duplicates, bytes);
         Ok(object)
     }
 
     pub(super) async fn patch(&self, body: Body) -> Answer<Patch> {
         let content_type = decode::media(self.content_type()).to_owned();
         if content_type == "application/apply-patch+yaml" && self.query.text("fieldManager").is_empty() {
-            return Err(ApiError::bad_request(
-                "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
-            ));
+            let why = FieldError::required("fieldManager", "is required for apply patch");
+            return Err(invalid_options("PatchOptions", why));
         }
         let bytes = body::read(body).await?;
         match content_type.as_str() {
@@ -294,7 +302,7 @@ impl Request {
 
     /// `sendInitialEvents`, and whether the rest of the watch goes with it.
     fn initial_events(&self, matching: Match) -> Answer<Option<bool>> {
-        let forbidden = |field: &str, why: &str| Err(ApiError::bad_request(format!("{field}: Forbidden: {why}")));
+        let forbidden = |field: &str, why: &str| Err(invalid_options("ListOptions", FieldError::forbidden(field, why)));
         if !self.query.has("sendInitialEvents") {
             if matching != Match::Unset {
                 return forbidden(
@@ -326,12 +334,10 @@ pub(super) fn fill_delete_request(found: &mut DeleteRequest, options: &Value) ->
     }
     if let Some(policy) = options["propagationPolicy"].as_str() {
         if !["Orphan", "Background", "Foreground"].contains(&policy) {
-            return Err(ApiError::new(
-                422,
-                "Invalid",
-                format!(
-                    "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: {policy:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
-                ),
+            let known = ["Background", "Foreground", "Orphan"];
+            return Err(invalid_options(
+                "DeleteOptions",
+                FieldError::not_supported("propagationPolicy", policy, &known),
             ));
         }
         policy.clone_into(&mut found.propagation_policy);

@@ -1,8 +1,10 @@
 //! Pure: the query parameters of a request.
 
 use super::path::decode_query;
+use crate::kinds::Kind;
 use crate::registry::status::{Answer, ApiError};
 use crate::registry::{FieldValidation, Match};
+use crate::schema::FieldError;
 
 /// A query, decoded.
 #[derive(Clone, Debug, Default)]
@@ -73,15 +75,15 @@ impl Query {
     /// `resourceVersionMatch`, and whether it goes with the rest of a list.
     pub(crate) fn matching(&self) -> Answer<Match> {
         let text = self.text("resourceVersionMatch");
-        let forbidden = |why: &str| Err(ApiError::bad_request(format!("resourceVersionMatch: Forbidden: {why}")));
+        let forbidden =
+            |why: &str| Err(invalid_options("ListOptions", FieldError::forbidden("resourceVersionMatch", why)));
         let matching = match text {
             "" => return Ok(Match::Unset),
             "NotOlderThan" => Match::NotOlderThan,
             "Exact" => Match::Exact,
             other => {
-                return Err(ApiError::bad_request(format!(
-                    "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
-                )));
+                let why = FieldError::not_supported("resourceVersionMatch", other, &["Exact", "NotOlderThan", ""]);
+                return Err(invalid_options("ListOptions", why));
             }
         };
         if self.has("continue") && !self.text("continue").is_empty() {
@@ -96,28 +98,32 @@ impl Query {
         Ok(matching)
     }
 
-    /// `dryRun`.
-    pub(crate) fn dry_run(&self) -> Answer<bool> {
+    /// `dryRun` of these options.
+    pub(crate) fn dry_run(&self, options: &'static str) -> Answer<bool> {
         match self.text("dryRun") {
             "" => Ok(false),
             "All" => Ok(true),
-            other => {
-                Err(ApiError::bad_request(format!("dryRun: Unsupported value: {other:?}: supported values: \"All\"")))
-            }
+            other => Err(invalid_options(options, FieldError::not_supported("dryRun", other, &["All"]))),
         }
     }
 
-    /// `fieldValidation`.
-    pub(crate) fn field_validation(&self) -> Answer<FieldValidation> {
+    /// `fieldValidation` of these options.
+    pub(crate) fn field_validation(&self, options: &'static str) -> Answer<FieldValidation> {
         match self.text("fieldValidation") {
             "Ignore" => Ok(FieldValidation::Ignore),
             "" | "Warn" => Ok(FieldValidation::Warn),
             "Strict" => Ok(FieldValidation::Strict),
-            other => Err(ApiError::bad_request(format!(
-                "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
-            ))),
+            other => {
+                let why = FieldError::not_supported("fieldValidation", other, &["Ignore", "Strict", "Warn"]);
+                Err(invalid_options(options, why))
+            }
         }
     }
+}
+
+/// 422: options of a request that do not go, such as `CreateOptions`.
+pub(crate) fn invalid_options(options: &'static str, why: FieldError) -> ApiError {
+    ApiError::invalid(&Kind::new("meta.k8s.io", "v1", options, ""), "", &[why])
 }
 
 #[cfg(test)]
@@ -130,7 +136,9 @@ mod tests {
         assert!(query.flag("watch") && !query.flag("x") && !query.flag("y"));
         assert_eq!(query.number("limit").unwrap(), Some(5));
         assert_eq!(query.text("labelSelector"), "a=b");
-        assert_eq!(Query::parse("dryRun=Some").dry_run().unwrap_err().code, 400);
+        let refused = Query::parse("dryRun=Some").dry_run("CreateOptions").unwrap_err();
+        assert_eq!(refused.code, 422);
+        assert!(refused.message.starts_with("CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value"));
         let matching = Query::parse("resourceVersionMatch=Exact&resourceVersion=0").matching();
         assert!(matching.unwrap_err().message.contains("forbidden for resourceVersion"));
     }

@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use super::{Api, Body, Request, answer};
+use super::{Api, Body, Request, answer, negotiate};
 use crate::authn::answer as refusal;
 use crate::authz::review;
 use crate::kinds::Review;
@@ -23,7 +23,7 @@ impl Api {
         if which == Review::Binding {
             return self.bind(request, body, &target).await;
         }
-        let form = request.form()?;
+        let form = negotiate::form(request.header(http::header::ACCEPT), false)?;
         let mut call = request.call()?;
         let mut asked = request.object(body, &target.kind, &mut call).await?;
         asked.set(&["apiVersion"], target.kind.api_version());

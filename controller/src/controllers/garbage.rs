@@ -162,12 +162,33 @@ fn judge(view: &View, key: &Key, vertex: &Vertex, context: &Context) -> Result<P
     }
     let waiting = standings.iter().any(|(_, standing)| *standing == Standing::Waiting);
     let has_dependents = view.graph.dependents(vertex.uid).next().is_some();
+    if waiting && !vertex.orphan && in_a_circle(view, vertex) {
+        return break_circle(key, vertex, context);
+    }
     let propagation = match () {
         () if vertex.orphan => "Orphan",
         () if vertex.foreground || (waiting && has_dependents) => "Foreground",
         () => "Background",
     };
     Ok(Plan::act(Action::Delete { key: key.clone(), uid: vertex.uid, propagation, grace_seconds: None, note: None }))
+}
+
+/// Its owner waits for it, and it would wait for a dependent that waits itself: that may be the same owner.
+fn in_a_circle(view: &View, vertex: &Vertex) -> bool {
+    let waits = |(_, dependent): (&Key, &Vertex)| dependent.deleting && dependent.foreground;
+    vertex.owners.iter().any(|owner| owner.blocks) && view.graph.dependents(vertex.uid).any(waits)
+}
+
+/// No owner waits for it any more; then it goes in its turn.
+fn break_circle(key: &Key, vertex: &Vertex, context: &Context) -> Result<Plan, Plan> {
+    let Some(object) = context.reads.object(key)?.filter(|object| is(object, vertex.uid)) else {
+        return Ok(Plan::default());
+    };
+    let mut owners = list_at(object, &["metadata", "ownerReferences"]).to_vec();
+    for owner in &mut owners {
+        owner["blockOwnerDeletion"] = false.into();
+    }
+    Ok(Plan::act(edit(key, object, json!({ "metadata": { "ownerReferences": owners } }))))
 }
 
 #[cfg(test)]

@@ -109,6 +109,7 @@ pub(super) fn signing_request() -> Kind {
                     }
                 }
             },
+            stamp: stamp_conditions,
             validate: validate_request,
             ..Strategy::default()
         },
@@ -124,6 +125,25 @@ fn keep_decisions(new: &mut Object, old: &Object) {
         conditions.filter(|condition| decides(condition) == wanted).cloned().collect()
     };
     let conditions = [of(old, true), of(new, false)].concat();
+    if !conditions.is_empty() {
+        new.set(&["status", "conditions"], conditions);
+    }
+}
+
+/// Conditions that come without times get them.
+fn stamp_conditions(new: &mut Object, old: &Object, now: &str) {
+    let same = |a: &Value, b: &Value| a["type"] == b["type"] && a["status"] == b["status"];
+    let mut conditions = new.items(&["status", "conditions"]).to_vec();
+    for condition in &mut conditions {
+        if condition["lastUpdateTime"].is_null() {
+            condition["lastUpdateTime"] = now.into();
+        }
+        if condition["lastTransitionTime"].is_null() {
+            let before = old.items(&["status", "conditions"]).iter().find(|other| same(other, condition));
+            let since = before.map(|other| other["lastTransitionTime"].clone()).filter(|time| !time.is_null());
+            condition["lastTransitionTime"] = since.unwrap_or_else(|| now.into());
+        }
+    }
     if !conditions.is_empty() {
         new.set(&["status", "conditions"], conditions);
     }
@@ -272,5 +292,15 @@ mod tests {
             Object::from_value(json!({"status": {"certificate": "x", "conditions": [{"type": "Denied"}]}})).unwrap();
         keep_decisions(&mut new, &old);
         assert_eq!(condition(&new), "Approved,Issued");
+    }
+
+    #[test]
+    fn conditions_without_times_get_them() {
+        let of = |condition: Value| Object::from_value(json!({"status": {"conditions": [condition]}})).unwrap();
+        let old = of(json!({"type": "Approved", "status": "True", "lastTransitionTime": "then"}));
+        let mut new = of(json!({"type": "Approved", "status": "True"}));
+        stamp_conditions(&mut new, &old, "now");
+        let condition = &new.items(&["status", "conditions"])[0];
+        assert_eq!((&condition["lastUpdateTime"], &condition["lastTransitionTime"]), (&json!("now"), &json!("then")));
     }
 }

@@ -105,10 +105,37 @@ pub(super) fn event() -> Kind {
             field("source", &["source", "component"]),
             field("type", &["type"]),
         ],
-        strategy: Strategy { create_on_update: true, ..Strategy::default() },
+        strategy: Strategy { create_on_update: true, validate: validate_event, ..Strategy::default() },
         persistence: Persistence::Volatile,
         ..Kind::new("", "v1", "Event", "events")
     }
+}
+
+/// An event with an `eventTime` is of the new sort and says who reports what; either is beside what it is about.
+fn validate_event(event: &Object) -> Vec<FieldError> {
+    let (own, about) = (event.namespace(), event.text(&["involvedObject", "namespace"]));
+    let new = !event.text(&["eventTime"]).is_empty();
+    let beside = match (new, about) {
+        (false, "") => own == "default",
+        (true, "") => own == "default" || own == "kube-system",
+        (false, about) => own == about,
+        (true, _) => true,
+    };
+    let mut errors = Vec::new();
+    if !beside {
+        errors.push(FieldError::invalid("involvedObject.namespace", about, "does not match event.namespace"));
+    }
+    if new {
+        let wanted = [
+            ("reportingController", "reportingComponent"),
+            ("reportingInstance", "reportingInstance"),
+            ("action", "action"),
+            ("reason", "reason"),
+        ];
+        let missing = wanted.into_iter().filter(|(_, field)| event.text(&[field]).is_empty());
+        errors.extend(missing.map(|(name, _)| FieldError::required(name, "")));
+    }
+    errors
 }
 
 /// The same events in the words of events.k8s.io.
@@ -233,5 +260,19 @@ mod tests {
         };
         assert!(is_renewal(&lease("1", "a"), &lease("2", "a")));
         assert!(!is_renewal(&lease("1", "a"), &lease("2", "b")));
+    }
+
+    #[test]
+    fn an_event_is_beside_its_object_and_says_who_reports() {
+        let event = |about: &str, time: &str| {
+            Object::from_value(json!({"metadata": {"namespace": "a"}, "involvedObject": {"namespace": about},
+                "eventTime": time, "reason": "R", "reportingComponent": "c"}))
+            .unwrap()
+        };
+        assert_eq!(validate_event(&event("a", "")), []);
+        let why = "does not match event.namespace";
+        assert_eq!(validate_event(&event("b", "")), [FieldError::invalid("involvedObject.namespace", "b", why)]);
+        let missing = ["reportingInstance", "action"].map(|field| FieldError::required(field, ""));
+        assert_eq!(validate_event(&event("a", "2026-01-01T00:00:00.000000Z")), missing);
     }
 }

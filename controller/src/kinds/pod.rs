@@ -73,6 +73,11 @@ fn prepare_create(pod: &mut Object) {
     drop_status(pod);
     let class = qos_class(pod);
     pod.set(&["status"], json!({"phase": "Pending", "qosClass": class}));
+    if !pod.items(&["spec", "schedulingGates"]).is_empty() {
+        let gated = json!({"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates"});
+        pod.set(&["status", "conditions"], json!([gated]));
+    }
 }
 
 fn prepare_status(new: &mut Object, old: &Object) {
@@ -166,6 +171,13 @@ mod tests {
         let both = json!({"cpu": "1", "memory": "1Gi"});
         assert_eq!(qos_class(&pod(json!({"requests": both, "limits": both}))), "Guaranteed");
         assert_eq!(qos_class(&pod(json!({"limits": both}))), "Guaranteed");
+    }
+
+    #[test]
+    fn a_gated_pod_says_so() {
+        let mut pod = Object::from_value(json!({"spec": {"schedulingGates": [{"name": "a"}]}})).unwrap();
+        prepare_create(&mut pod);
+        assert_eq!(pod.items(&["status", "conditions"])[0]["reason"], "SchedulingGated");
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub struct Strategy {
     pub prepare_status: fn(new: &mut Object, old: &Object),
     /// Before an update through another subresource than the status.
     pub prepare_part: fn(Part, new: &mut Object, old: &Object),
+    /// After those, on every update: times that the server sets; `now` is RFC 3339.
+    pub stamp: fn(new: &mut Object, old: &Object, now: &str),
     /// When a deletion begins that has to wait.
     pub prepare_delete: fn(&mut Object),
     /// What the schema cannot say about a whole object.
@@ -87,6 +89,7 @@ impl Default for Strategy {
             prepare_update: |_, _| {},
             prepare_status: status_only,
             prepare_part: |_, _, _| {},
+            stamp: |_, _, _| {},
             prepare_delete: |_| {},
             validate: |_| Vec::new(),
             validate_update: |_, _| Vec::new(),

@@ -48,6 +48,45 @@ pub(super) fn deployment() -> Kind {
     }
 }
 
+/// A template without a controller of its own.
+pub(super) fn pod_template() -> Kind {
+    Kind {
+        columns: vec![name(), Column::text("Containers"), Column::text("Images"), Column::text("Pod Labels"), age()],
+        row: |object, now| {
+            let of = |field: &str| {
+                let containers = object.items(&["template", "spec", "containers"]).iter();
+                containers.map(|container| container[field].as_str().unwrap_or_default()).collect::<Vec<_>>().join(",")
+            };
+            let labels = object.map(&["template", "metadata", "labels"]).into_iter().flatten();
+            let labels: Vec<String> =
+                labels.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default())).collect();
+            let labels = or_none(&labels.join(",")).into();
+            vec![object.name().into(), of("name").into(), of("image").into(), labels, age_of(object, now)]
+        },
+        strategy: Strategy { generation: true, ..Strategy::default() },
+        ..Kind::new("", "v1", "PodTemplate", "podtemplates")
+    }
+}
+
+/// A state that a controller may go back to.
+pub(super) fn controller_revision() -> Kind {
+    Kind {
+        columns: vec![name(), Column::text("Controller"), Column::of("Revision", "string"), age()],
+        row: |object, now| {
+            let owner = object.controller();
+            let owner = owner.map(|owner| format!("{}/{}", owner.kind.to_lowercase(), owner.name));
+            let revision = object.integer(&["revision"]).unwrap_or_default();
+            let owner = or_none(owner.as_deref().unwrap_or_default()).into();
+            vec![object.name().into(), owner, revision.into(), age_of(object, now)]
+        },
+        strategy: Strategy {
+            validate_update: |new, old| immutable(new, old, &["data"]).into_iter().collect(),
+            ..Strategy::default()
+        },
+        ..Kind::new("apps", "v1", "ControllerRevision", "controllerrevisions")
+    }
+}
+
 fn replica_columns() -> Vec<Column> {
     let number = |name| Column::of(name, "integer");
     template_columns(vec![name(), number("Desired"), number("Current"), number("Ready"), age()])

@@ -65,8 +65,11 @@ fn server_side_apply(
         return Err(ApiError::bad_request(why));
     }
     if let Some(id) = kind.schema {
-        // Quantities and times in canonical form, so that they equal the live ones; unknown fields are reported later.
-        schema::conform(id, &mut patch.0).map_err(|error| ApiError::bad_request(error.to_string()))?;
+        // Quantities and times in canonical form, so that they equal the live ones.
+        let unknown = schema::conform(id, &mut patch.0).map_err(|error| ApiError::bad_request(error.to_string()))?;
+        if !unknown.is_empty() {
+            return Err(undeclared(kind, old, &patch, &unknown));
+        }
     }
     let api_version = kind.api_version();
     let writer = writer(applying.call, &api_version, applying.part, applying.now);
@@ -82,6 +85,23 @@ fn server_side_apply(
             refused
         }
     })
+}
+
+/// Unlike other writes, an apply cannot do with fields that nobody could own.
+fn undeclared(kind: &Kind, old: Option<&Object>, patch: &Object, unknown: &[String]) -> ApiError {
+    let field = |message: &String| {
+        let path = message.trim_start_matches("unknown field ").trim_matches('"');
+        format!(".{path}: field not declared in schema")
+    };
+    let fields: Vec<String> = unknown.iter().map(field).collect();
+    let fields = match fields.as_slice() {
+        [one] => one.clone(),
+        all => format!("errors:\n  {}", all.join("\n  ")),
+    };
+    let place = old.unwrap_or(patch);
+    let (namespace, name) = (place.namespace(), place.name());
+    let of_kind = format!("{}, Kind={}", kind.api_version(), kind.kind);
+    ApiError::new(500, "", format!("failed to create typed patch object ({namespace}/{name}; {of_kind}): {fields}"))
 }
 
 fn writer<'a>(call: &'a Call, api_version: &'a str, part: Part, now: &'a str) -> Writer<'a> {
@@ -127,7 +147,7 @@ pub(super) fn complete(kind: &Kind, object: &mut Object, call: &mut Call) -> Ans
         Ok(unknown) => unknown,
         Err(error) => return refuse(&error.to_string()),
     };
-    let found: Vec<String> = std::mem::take(&mut call.duplicates).into_iter().chain(unknown).collect();
+    let found = schema::strict_errors(&call.body, std::mem::take(&mut call.duplicates), unknown);
     if !found.is_empty() {
         match call.field_validation {
             FieldValidation::Ignore => {}

@@ -106,10 +106,15 @@ impl Registry {
     ) -> Answer<Option<Written>> {
         let (kind, old) = (&target.kind, &current.object);
         check_preconditions(kind, old, &new)?;
+        let now = time::format(self.now());
         prepare(kind, part, &mut new, old);
+        (kind.strategy.stamp)(&mut new, old, &now);
         self.admit(call, target, part, Operation::Update, &mut new, Some(old)).await?;
-        count_generation(kind, &mut new, old);
-        shape::track(kind, &mut new, old, call, part, &time::format(self.now()));
+        // A pod's generation counts what its users ask for: its place is not of them.
+        if part != Part::Binding {
+            count_generation(kind, &mut new, old);
+        }
+        shape::track(kind, &mut new, old, call, part, &now);
         let errors = validate(kind, part, &new, old);
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, &target.name, &errors));

@@ -34,7 +34,7 @@ pub enum ReadError {
 pub fn read_json(bytes: &[u8]) -> Result<Document, ReadError> {
     let mut reader = serde_json::Deserializer::from_slice(bounded(bytes)?);
     let mut document = Document::default();
-    let seed = Seed { path: &Trail::Root, duplicates: &mut document.duplicates };
+    let seed = Seed { path: &Trail::Root, duplicates: &mut document.duplicates, fields: None };
     document.value = seed.deserialize(&mut reader).map_err(|error| ReadError::Syntax(error.to_string()))?;
     reader.end().map_err(|error| ReadError::Syntax(error.to_string()))?;
     Ok(document)
@@ -43,12 +43,42 @@ pub fn read_json(bytes: &[u8]) -> Result<Document, ReadError> {
 /// Reads one YAML document.
 pub fn read_yaml(bytes: &[u8]) -> Result<Document, ReadError> {
     let mut document = Document::default();
-    let seed = Seed { path: &Trail::Root, duplicates: &mut document.duplicates };
+    let seed = Seed { path: &Trail::Root, duplicates: &mut document.duplicates, fields: None };
     let reader = serde_yaml_ng::Deserializer::from_slice(bounded(bytes)?);
     let read = seed.deserialize(reader);
     document.value =
         read.map_err(|error| ReadError::Syntax(format!("error converting YAML to JSON: yaml: {error}")))?;
     Ok(document)
+}
+
+/// What a strict decoder objects to, in the order in which a JSON document gives cause; below an unknown field it objects to
+/// nothing more. Of documents in another form, the fields given twice come first.
+pub fn strict_errors(bytes: &[u8], duplicates: Vec<String>, unknown: Vec<String>) -> Vec<String> {
+    let path = |message: &str| message.split_once('"').map(|(_, path)| path.trim_end_matches('"').to_owned());
+    let strange: Vec<String> = unknown.iter().filter_map(|message| path(message)).collect();
+    let below = |path: &str| {
+        strange
+            .iter()
+            .any(|top| path.strip_prefix(top).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '['])))
+    };
+    let mut found = duplicates;
+    found.retain(|message| path(message).is_none_or(|path| !below(&path)));
+    let twice = found.len();
+    found.extend(unknown);
+    let (mut fields, mut ignored) = (Vec::new(), Vec::new());
+    let seed = Seed { path: &Trail::Root, duplicates: &mut ignored, fields: Some(&mut fields) };
+    if found.len() < 2 || seed.deserialize(&mut serde_json::Deserializer::from_slice(bytes)).is_err() {
+        return found;
+    }
+    let mut placed: Vec<(usize, String)> = Vec::new();
+    for (index, message) in found.into_iter().enumerate() {
+        let own = path(&message).unwrap_or_default();
+        let mut places = fields.iter().enumerate().filter(|(_, field)| **field == own).map(|(at, _)| at);
+        let place = places.nth(usize::from(index < twice)).unwrap_or(usize::MAX);
+        placed.push((place, message));
+    }
+    placed.sort_by_key(|(place, _)| *place);
+    placed.into_iter().map(|(_, message)| message).collect()
 }
 
 fn bounded(bytes: &[u8]) -> Result<&[u8], ReadError> {
@@ -76,6 +106,8 @@ impl fmt::Display for Trail<'_> {
 struct Seed<'a> {
     path: &'a Trail<'a>,
     duplicates: &'a mut Vec<String>,
+    /// Every field as it comes, when somebody wants to know.
+    fields: Option<&'a mut Vec<String>>,
 }
 
 impl<'de> DeserializeSeed<'de> for Seed<'_> {
@@ -129,22 +161,27 @@ impl<'de> Visitor<'de> for Seed<'_> {
         deserializer.deserialize_any(self)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
         loop {
             let path = Trail::Item(self.path, list.len());
-            match items.next_element_seed(Seed { path: &path, duplicates: self.duplicates })? {
+            let fields = self.fields.as_deref_mut();
+            match items.next_element_seed(Seed { path: &path, duplicates: self.duplicates, fields })? {
                 Some(item) => list.push(item),
                 None => return Ok(Value::Array(list)),
             }
         }
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(key) = entries.next_key_seed(KeySeed)? {
             let path = Trail::Field(self.path, &key);
-            let value = entries.next_value_seed(Seed { path: &path, duplicates: self.duplicates })?;
+            if let Some(fields) = self.fields.as_deref_mut() {
+                fields.push(path.to_string());
+            }
+            let fields = self.fields.as_deref_mut();
+            let value = entries.next_value_seed(Seed { path: &path, duplicates: self.duplicates, fields })?;
             if map.contains_key(&key) && self.duplicates.len() < MAX_ERRORS {
                 let message = format!("duplicate field {}", super::field_error::quote(&path.to_string()));
                 if !self.duplicates.contains(&message) {
@@ -186,6 +223,17 @@ mod tests {
         assert_eq!(
             document.duplicates,
             [r#"duplicate field "b.c""#, r#"duplicate field "d[0].e""#, r#"duplicate field "a""#]
+        );
+    }
+
+    #[test]
+    fn strict_errors_come_in_the_order_of_the_document() {
+        let text = br#"{"spec":{"z":1,"replicas":2,"replicas":3,"a":{"b":1,"b":2},"a":1}}"#;
+        let duplicates = read_json(text).unwrap().duplicates;
+        let unknown = ["a", "z"].map(|name| format!("unknown field \"spec.{name}\""));
+        assert_eq!(
+            strict_errors(text, duplicates, unknown.to_vec()),
+            [r#"unknown field "spec.z""#, r#"duplicate field "spec.replicas""#, r#"unknown field "spec.a""#]
         );
     }
 

@@ -60,6 +60,20 @@ fn orphans_forget_their_owner() {
 }
 
 #[test]
+fn a_circle_does_not_hold_itself() {
+    let mut world = World::new(&[&CONTROLLER]);
+    let named = |name: &str| thing("ConfigMap", name, &[]);
+    let first = world.put(thing("ConfigMap", "one", &[&named("three")]));
+    world.put(thing("ConfigMap", "two", &[&named("one")]));
+    world.put(thing("ConfigMap", "three", &[&named("two")]));
+    world.settle();
+    assert_eq!(world.objects.len(), 3);
+    world.delete(&first, "Foreground");
+    world.settle();
+    assert!(world.objects.is_empty());
+}
+
+#[test]
 fn one_solid_owner_is_enough() {
     let mut world = World::new(&[&CONTROLLER]);
     let (a, b) = (thing("ConfigMap", "a", &[]), thing("ConfigMap", "b", &[]));

@@ -36,7 +36,39 @@ pub(crate) fn validate_spec(spec: &Value, path: Path<'_>) -> Vec<FieldError> {
     }
     validate_numbers(spec, path, &mut errors);
     validate_placement(spec, path, &mut errors);
+    let sysctls = path.child("securityContext");
+    validate_sysctls(items(&spec["securityContext"]["sysctls"]), sysctls.child("sysctls"), &mut errors);
     errors
+}
+
+/// The longest name of a sysctl.
+const SYSCTL_NAME_MAX: usize = 253;
+
+fn validate_sysctls(sysctls: &[Value], path: Path<'_>, errors: &mut Vec<FieldError>) {
+    let mut seen = BTreeSet::new();
+    for (at, sysctl) in sysctls.iter().enumerate() {
+        let here = path.index(at);
+        let (field, name) = (here.child("name"), text(sysctl, "name"));
+        if name.is_empty() {
+            errors.push(FieldError::required(field, ""));
+        } else if name.len() > SYSCTL_NAME_MAX || !name.split(['.', '/']).all(is_sysctl_segment) {
+            let why = format!(
+                "must have at most {SYSCTL_NAME_MAX} characters and match regex \
+                 ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$"
+            );
+            errors.push(FieldError::invalid(field, name, why));
+        } else if !seen.insert(name) {
+            errors.push(FieldError::duplicate(field, name));
+        }
+    }
+}
+
+fn is_sysctl_segment(segment: &str) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = segment.as_bytes();
+    bytes.first().is_some_and(plain)
+        && bytes.last().is_some_and(plain)
+        && bytes.iter().all(|byte| plain(byte) || matches!(byte, b'-' | b'_'))
 }
 
 /// The errors of a template's labels, annotations and spec.
@@ -327,6 +359,16 @@ mod tests {
         ] {
             assert_eq!(errors(spec), [expected]);
         }
+    }
+
+    #[test]
+    fn sysctls_have_names_of_their_own_form() {
+        let sysctls = ["kernel.shm_rmid_forced", "net/ipv4/x", "foo-", "bar..", "Upper", "net/ipv4/x"];
+        let sysctls: Vec<Value> = sysctls.iter().map(|name| json!({"name": name, "value": "1"})).collect();
+        let mut errors = Vec::new();
+        validate_sysctls(&sysctls, Path::new("sysctls"), &mut errors);
+        let fields: Vec<&str> = errors.iter().map(|error| error.field.as_str()).collect();
+        assert_eq!(fields, ["sysctls[2].name", "sysctls[3].name", "sysctls[4].name", "sysctls[5].name"]);
     }
 
     #[test]
