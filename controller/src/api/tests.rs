@@ -216,6 +216,7 @@ async fn pods_get_what_they_lack() {
     );
     let bound = client.list(&PODS, None, &ListOptions::fields("spec.nodeName=pi")).await.unwrap();
     assert_eq!(bound.items.len(), 1);
+    assert_eq!(bound.items[0]["metadata"]["generation"], 1);
     let ending = client.delete(&PODS, HERE, "web", &DeleteOptions::default()).await.unwrap();
     assert_eq!(ending["metadata"]["deletionGracePeriodSeconds"], 30);
     let now = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
