@@ -61,6 +61,8 @@ pub struct Options {
     pub cluster_domain: String,
     /// Registries that speak plain HTTP, `host[:port]`.
     pub insecure_registries: Vec<String>,
+    /// The board's resolvers: for foreign names, and for pods whose DNS policy is `Default`.
+    pub resolv_conf: PathBuf,
     /// Where the kubelet's server listens.
     pub kubelet_port: u16,
     /// Pods from files.
@@ -159,6 +161,7 @@ impl Agent {
             log_root: options.instance.data_dir.join("logs"),
             dns_servers: options.dns_addresses.clone(),
             cluster_domain: options.cluster_domain.clone(),
+            resolv_conf: options.resolv_conf.clone(),
             host_ips: facts.addresses.clone(),
             node: facts,
             static_pods: options.static_pods.clone(),
@@ -264,7 +267,7 @@ fn dns_options(options: &Options) -> crate::dns::Options {
         port: 53,
         domain: options.cluster_domain.clone(),
         ranges: vec![options.cluster_cidr, options.service_cidr],
-        resolv_conf: "/etc/resolv.conf".into(),
+        resolv_conf: options.resolv_conf.clone(),
     }
 }
 

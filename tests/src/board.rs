@@ -200,12 +200,18 @@ impl Board {
     /// # Panics
     /// It does not within `seconds`.
     pub fn eventually<T>(&self, what: &str, seconds: u64, mut probe: impl FnMut() -> Option<T>) -> T {
+        let found = self.try_eventually(seconds, &mut probe);
+        found.unwrap_or_else(|| panic!("not within {seconds} s: {what}; the log:\n{}", tail(&self.log(), 60)))
+    }
+
+    /// As [`Self::eventually`], for who can say better what did not come.
+    pub fn try_eventually<T>(&self, seconds: u64, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + Duration::from_secs(seconds);
         loop {
-            if let Some(found) = probe() {
+            let found = probe();
+            if found.is_some() || Instant::now() >= deadline {
                 return found;
             }
-            assert!(Instant::now() < deadline, "not within {seconds} s: {what}; the log:\n{}", tail(&self.log(), 60));
             std::thread::sleep(Duration::from_millis(100));
         }
     }

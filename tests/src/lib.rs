@@ -10,8 +10,12 @@
 //! | `demo.rs` | `up --demo`, stop, again, `down`: nothing is left |
 //! | `survival.rs` | `kill -9` of everything at bad moments harms no container and leaves nothing |
 //! | `../benches/figures.rs` | nothing: it prints the figures |
+//! | `apps.rs` | images, pods, Services with nginx and Redis from Debian packages |
 
 pub mod board;
 pub mod client;
 pub mod host;
+pub mod image;
 pub mod kubectl;
+pub mod registry;
+pub mod resolver;

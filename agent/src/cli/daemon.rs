@@ -177,6 +177,7 @@ pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
         dns_addresses: service_cidr.nth(DNS_PLACE).into_iter().collect(),
         cluster_domain: DOMAIN.to_owned(),
         insecure_registries: options.insecure_registries.clone(),
+        resolv_conf: options.resolv_conf.clone(),
         kubelet_port: options.kubelet_port,
         static_pods: Some(manifests),
     };

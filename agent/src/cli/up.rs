@@ -173,6 +173,7 @@ fn children(options: &Options) -> anyhow::Result<Vec<Child>> {
     let mut agent = shared;
     agent.extend(["--server".into(), super::daemon::local_server(options)?]);
     agent.extend(["--kubelet-port".into(), options.kubelet_port.to_string()]);
+    agent.extend(["--resolv-conf".into(), text(&options.resolv_conf)?]);
     for registry in &options.insecure_registries {
         agent.extend(["--insecure-registry".into(), registry.clone()]);
     }

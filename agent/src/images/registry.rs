@@ -80,6 +80,8 @@ impl Registries {
 pub(super) enum FetchError {
     #[error("failed to do request: {host}")]
     Unreachable { host: String, source: std::io::Error },
+    #[error("failed to do request: {host} does not answer as a TLS server (--insecure-registry lists those without)")]
+    Tls { host: String, source: std::io::Error },
     #[error("pull access denied, repository does not exist or may require authorization{0}")]
     Denied(String),
     #[error("{0}: not found")]
@@ -315,7 +317,8 @@ impl Registry {
         let name = ServerName::try_from(host).map_err(|error| FetchError::Protocol(error.to_string()))?;
         let connector = tokio_rustls::TlsConnector::from(self.registries.tls(authority)?);
         let tls = timeout(ANSWER_TIMEOUT, connector.connect(name, tcp)).await;
-        handshake(tls.map_err(|_| stalled(authority))?.map_err(unreachable)?, authority).await
+        let untrusted = |source| FetchError::Tls { host: authority.to_owned(), source };
+        handshake(tls.map_err(|_| stalled(authority))?.map_err(untrusted)?, authority).await
     }
 }
 

@@ -38,6 +38,8 @@ pub struct BoardOptions {
     pub dns_servers: Vec<IpAddr>,
     /// `cluster.local`.
     pub cluster_domain: String,
+    /// The board's own resolvers, usually `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
     /// The node's addresses.
     pub host_ips: Vec<IpAddr>,
     /// What the node has.
@@ -57,6 +59,7 @@ pub(crate) struct Board {
     pub(crate) log_root: PathBuf,
     pub(crate) seccomp_dir: PathBuf,
     pub(crate) dns: Dns,
+    pub(crate) resolv_conf: PathBuf,
     pub(crate) host_ips: Vec<IpAddr>,
     pub(crate) node_name: String,
     pub(crate) node: crate::node::Facts,
@@ -89,6 +92,7 @@ impl Board {
             log_root: options.log_root,
             seccomp_dir: options.agent_dir.join("seccomp"),
             dns: Dns { servers: options.dns_servers, domain: options.cluster_domain },
+            resolv_conf: options.resolv_conf,
             host_ips: options.host_ips,
             node_name: options.node_name,
             node: options.node,
@@ -154,13 +158,25 @@ fn termination(status: &bramble_runtime::ContainerStatus) -> String {
     if !message.is_empty() || !falls_back || status.exit_code == Some(0) {
         return message;
     }
-    // Lines of the CRI log: time, stream, tag, text.
-    let log = tail(&status.log_path, 4 * MAX_LOG_MESSAGE_BYTES);
-    let texts: Vec<&str> = log.lines().filter_map(|line| line.splitn(4, ' ').nth(3)).collect();
-    let text = texts[texts.len().saturating_sub(80)..].join("\n");
+    last_words(&tail(&status.log_path, 4 * MAX_LOG_MESSAGE_BYTES))
+}
+
+/// What the last lines of a CRI log (time, stream, tag, text) said, as `FallbackToLogsOnError` shows it.
+fn last_words(log: &str) -> String {
+    const LINES_MAX: usize = 80;
+    let lines: Vec<&str> = log.lines().collect();
+    let mut text = String::new();
+    for line in &lines[lines.len().saturating_sub(LINES_MAX)..] {
+        // The first line may be the end of a longer one: then it has no tag where it must be.
+        let mut parts = line.splitn(4, ' ').skip(2);
+        if let (Some(tag @ ("F" | "P")), Some(said)) = (parts.next(), parts.next()) {
+            text.push_str(said);
+            text.push_str(if tag == "F" { "\n" } else { "" });
+        }
+    }
     let from = text.len().saturating_sub(MAX_LOG_MESSAGE_BYTES);
     let from = (from..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
-    text[from..].to_owned()
+    text.split_off(from)
 }
 
 /// Set on containers whose `terminationMessagePolicy` is `FallbackToLogsOnError`.
@@ -174,4 +190,18 @@ fn tail(path: &std::path::Path, most: usize) -> String {
     let mut bytes = Vec::new();
     let _ = file.take(most as u64).read_to_end(&mut bytes);
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_words_are_whole_lines() {
+        let log = "half of a line\n2026-01-01T00:00:00Z stdout P be\n2026-01-01T00:00:00Z stdout F cause\n\
+                   2026-01-01T00:00:01Z stderr F of this\n";
+        assert_eq!(last_words(log), "because\nof this\n");
+        let long = format!("2026-01-01T00:00:00Z stdout F {}\n", "x".repeat(3 * MAX_LOG_MESSAGE_BYTES));
+        assert_eq!(last_words(&long).len(), MAX_LOG_MESSAGE_BYTES);
+    }
 }

@@ -176,10 +176,13 @@ impl Worker {
         let (board, pod, ips) = (self.board.clone(), self.pod.clone(), ips.to_vec());
         let written = tokio::task::spawn_blocking(move || {
             let dir = board.places.pod(&pod.metadata.uid);
-            let of_host = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+            let of_host = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
             let name = config::hostname(&pod, &board.dns.domain);
-            volumes::own_file(&dir.join("etc-hosts"), &hosts::hosts(&pod, &ips, &board.dns, &of_host("/etc/hosts")))?;
-            let resolv = hosts::resolv_conf(&pod, &board.dns, &of_host("/etc/resolv.conf"));
+            volumes::own_file(
+                &dir.join("etc-hosts"),
+                &hosts::hosts(&pod, &ips, &board.dns, &of_host("/etc/hosts".as_ref())),
+            )?;
+            let resolv = hosts::resolv_conf(&pod, &board.dns, &of_host(&board.resolv_conf));
             volumes::own_file(&dir.join("resolv.conf"), &resolv)?;
             volumes::own_file(&dir.join("hostname"), &format!("{name}\n"))
         });

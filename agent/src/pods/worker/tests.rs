@@ -170,6 +170,7 @@ impl World {
             log_root: dir.join("logs"),
             dns_servers: Vec::new(),
             cluster_domain: "cluster.local".into(),
+            resolv_conf: "/etc/resolv.conf".into(),
             host_ips: vec!["10.0.0.5".parse().unwrap()],
             node: crate::node::Facts::default(),
             static_pods: None,
