@@ -356,6 +356,10 @@ impl Drop for Board {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("the board's last words:\n{}", tail(&self.log(), 40));
+            for line in ["get pods -A -o wide", "get events -A --sort-by=.lastTimestamp"] {
+                let told = self.try_kubectl(&format!("{line} --request-timeout=5s"));
+                eprintln!("kubectl {line}:\n{}", tail(&String::from_utf8_lossy(&told.stdout), 40));
+            }
         }
         // `down` stops what runs, also what a test has left behind.
         let down = output(self.command(binary()).args(["down", "--purge"]).args(self.directories()));

@@ -255,7 +255,7 @@ spec:
     let _ = board.kubectl("delete pod hooked");
     let trail = std::fs::read_to_string(board.dir().join("trail/all")).expect("the hooks wrote");
     assert_eq!(trail, "poststart\nprestop\nterm\n");
-    wait_event(&board, "badhook", "FailedPostStartHook", "exited with 7");
+    wait_event(&board, "badhook", "FailedPostStartHook", "PostStartHook failed");
     wait_ready(&board, "pod/stubborn");
     let _ = board.kubectl("delete pod stubborn --timeout=30s");
 

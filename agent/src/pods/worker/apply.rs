@@ -403,7 +403,9 @@ impl Worker {
         let hook = match result {
             Ok(()) => Hook::Done,
             Err(message) => {
-                let text = format!("PostStartHook failed: {message}");
+                // Its output may hold a secret: it stays in the board's log, as upstream keeps it out of the event.
+                warn!(pod = %self.pod.display(), id, message, "postStart hook");
+                let text = "PostStartHook failed".to_owned();
                 self.board.recorder.warning(&self.pod, None, "FailedPostStartHook", text);
                 Hook::Failed(message)
             }
