@@ -86,6 +86,7 @@ spec:
       - name: wait-for-redis
         image: TOOLS
         command: [sh, -c, "until nc -w 2 redis 6379 < /dev/null; do sleep 0.2; done"]
+      terminationGracePeriodSeconds: 2
       containers:
       - name: nginx
         image: NGINX
@@ -209,10 +210,14 @@ fn services(board: &Board) {
         assert_eq!(seen.trim(), "2", "a pod reaches itself and its twin through its own Service");
     }
     let _ = board.kubectl("scale deployment web --replicas=0");
-    board.eventually("a Service without pods refuses", 30, || {
-        let answer = board.try_kubectl("exec client -- curl -sS --max-time 5 http://web/who");
-        String::from_utf8_lossy(&answer.stderr).contains("refused").then_some(())
+    let mut answer = String::new();
+    let refused = board.try_eventually(30, || {
+        let curl = board.try_kubectl("exec client -- curl -sS --max-time 3 http://web/who");
+        answer = String::from_utf8_lossy(&[curl.stdout, curl.stderr].concat()).into_owned();
+        // curl's number for a connection that was refused, not one that came to nothing (28).
+        answer.contains("curl: (7)").then_some(())
     });
+    assert!(refused.is_some(), "a Service without pods refuses: {answer}");
     let _ = board.kubectl("scale deployment web --replicas=2");
     let _ = board.kubectl("rollout status deployment web --timeout=60s");
 }
