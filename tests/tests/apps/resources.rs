@@ -91,7 +91,7 @@ spec:
     } else {
         assert_eq!(knob(limited, "cpu", "", "cpu.max"), "50000 100000");
     }
-    assert_eq!(knob(limited, "pids", "pids.max", "pids.max").is_empty(), false);
+    assert!(!knob(limited, "pids", "pids.max", "pids.max").is_empty());
     let places = |pid: i32| fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it runs");
     assert!(places(limited).contains("kubepods/burstable/pod"), "{}", places(limited));
     assert!(places(sure).contains("kubepods/pod"), "{}", places(sure));
