@@ -239,8 +239,7 @@ impl Server {
             Err(error) => return lookup_failure(&error),
         };
         if instance.state != InstanceState::Running {
-            let message = format!("container not found ({:?})", target.container);
-            return text(StatusCode::INTERNAL_SERVER_ERROR, format!("unable to upgrade connection: {message}"));
+            return text(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found ({:?})", target.container));
         }
         // An attach gets the terminal that the container was made with.
         let tty = pod.container(&target.container).is_some_and(|container| container.tty);

@@ -102,6 +102,8 @@ async fn pump(mut session: Session, remote: Remote, attached: bool) -> std::io::
         }
     }
     let status = match session.wait() {
+        // An attach saw the output to its end; the exit code is the container's status to tell, as upstream has it.
+        Ok(Some(_)) if attached => exit_status(0),
         Ok(Some(status)) => exit_status(status.code),
         Ok(None) => failure_status("the process ended, but its exit code was not seen"),
         Err(error) => failure_status(&error.to_string()),

@@ -113,36 +113,40 @@ async fn open(connection: &mut Connection, wanted: Wanted) -> Option<Streams> {
     Some(streams)
 }
 
-async fn pump(mut connection: Connection, streams: &Streams, mut wire: Wire) {
+/// Both directions at once: a process that is not read does not read either, so neither may wait for the other.
+async fn pump(connection: Connection, streams: &Streams, wire: Wire) {
+    let Connection { frames, send } = connection;
+    tokio::select! {
+        () = deliver(&send, streams, wire.output) => {}
+        () = feed(frames, streams, wire.input) => {}
+    }
+}
+
+/// Passes the client's frames on. The container hears of the client's end; its own end is for `deliver` to tell.
+async fn feed(mut frames: mpsc::Receiver<Frame>, streams: &Streams, client: mpsc::Sender<Input>) {
     let (stdin, resize) = (streams.get("stdin").copied(), streams.get("resize").copied());
-    let mut client = Some(wire.input);
-    loop {
-        tokio::select! {
-            frame = connection.frames.recv(), if client.is_some() => {
-                let message = match frame {
-                    None | Some(Frame::GoAway) => { client = None; continue }
-                    Some(Frame::Data { stream, bytes, fin }) if Some(stream) == stdin => stdin_message(bytes, fin),
-                    Some(Frame::Reset { stream, .. }) if Some(stream) == stdin => vec![Input::StdinEnd],
-                    Some(Frame::Data { stream, bytes, .. }) if Some(stream) == resize => {
-                        parse_resize(&bytes).into_iter().collect()
-                    }
-                    Some(_) => continue,
-                };
-                for message in message {
-                    if let Some(sender) = &client {
-                        let _ = sender.send(message).await;
-                    }
-                }
-            }
-            output = wire.output.recv() => match output {
-                Some(Output::Stdout(bytes)) => data(&connection, streams.get("stdout"), bytes, false).await,
-                Some(Output::Stderr(bytes)) => data(&connection, streams.get("stderr"), bytes, false).await,
-                Some(Output::Status(status)) => {
-                    finish(&connection, streams, &status).await;
-                    return;
-                }
-                None => return,
-            }
+    while let Some(frame) = frames.recv().await {
+        let messages = match frame {
+            Frame::GoAway => break,
+            Frame::Data { stream, bytes, fin } if Some(stream) == stdin => stdin_message(bytes, fin),
+            Frame::Reset { stream, .. } if Some(stream) == stdin => vec![Input::StdinEnd],
+            Frame::Data { stream, bytes, .. } if Some(stream) == resize => parse_resize(&bytes).into_iter().collect(),
+            _ => continue,
+        };
+        for message in messages {
+            let _ = client.send(message).await;
+        }
+    }
+    drop(client);
+    std::future::pending().await
+}
+
+async fn deliver(send: &mpsc::Sender<Frame>, streams: &Streams, mut output: mpsc::Receiver<Output>) {
+    while let Some(output) = output.recv().await {
+        match output {
+            Output::Stdout(bytes) => data(send, streams.get("stdout"), bytes, false).await,
+            Output::Stderr(bytes) => data(send, streams.get("stderr"), bytes, false).await,
+            Output::Status(status) => return finish(send, streams, &status).await,
         }
     }
 }
@@ -158,17 +162,17 @@ fn stdin_message(bytes: Bytes, fin: bool) -> Vec<Input> {
     messages
 }
 
-async fn data(connection: &Connection, stream: Option<&u32>, bytes: Bytes, fin: bool) {
+async fn data(send: &mpsc::Sender<Frame>, stream: Option<&u32>, bytes: Bytes, fin: bool) {
     if let Some(stream) = stream {
-        connection.put(Frame::Data { stream: *stream, bytes, fin }).await;
+        let _ = send.send(Frame::Data { stream: *stream, bytes, fin }).await;
     }
 }
 
-async fn finish(connection: &Connection, streams: &Streams, status: &Value) {
+async fn finish(send: &mpsc::Sender<Frame>, streams: &Streams, status: &Value) {
     for kind in ["stdout", "stderr"] {
-        data(connection, streams.get(kind), Bytes::new(), true).await;
+        data(send, streams.get(kind), Bytes::new(), true).await;
     }
-    data(connection, streams.get("error"), Bytes::from(status.to_string()), true).await;
-    connection.put(Frame::GoAway).await;
+    data(send, streams.get("error"), Bytes::from(status.to_string()), true).await;
+    let _ = send.send(Frame::GoAway).await;
     // The writer still owns what is queued; it ends once the queue is empty and this sender is gone.
 }

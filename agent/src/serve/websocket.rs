@@ -72,25 +72,37 @@ fn split<S: AsyncRead + AsyncWrite + Unpin>(io: S) -> (Reader<S>, Writer<S>) {
     (FragmentCollectorRead::new(read), write)
 }
 
-/// What the reading half heard.
-enum Heard {
-    Message(Bytes),
-    Ping(Bytes),
+/// What the reading half hears; pings have a way of their own, since the writing half answers them.
+struct Heard {
+    messages: mpsc::Receiver<Bytes>,
+    pings: mpsc::Receiver<Bytes>,
+    listening: tokio::task::JoinHandle<()>,
 }
 
-async fn listen<S: AsyncRead + AsyncWrite + Unpin>(mut reader: Reader<S>, heard: mpsc::Sender<Heard>) {
+impl Heard {
+    fn start<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(reader: Reader<S>) -> Self {
+        let (deliver, messages) = mpsc::channel(CHUNKS);
+        let (ping, pings) = mpsc::channel(1);
+        Self { messages, pings, listening: tokio::spawn(listen(reader, deliver, ping)) }
+    }
+}
+
+async fn listen<S: AsyncRead + AsyncWrite + Unpin>(
+    mut reader: Reader<S>,
+    messages: mpsc::Sender<Bytes>,
+    pings: mpsc::Sender<Bytes>,
+) {
     loop {
         // Nothing is ever owed, since neither pongs nor closes are automatic.
         let frame = reader.read_frame(&mut |_| async { Ok::<_, WebSocketError>(()) }).await;
-        let message = match frame {
-            Ok(frame) if matches!(frame.opcode, OpCode::Binary | OpCode::Text) => {
-                Heard::Message(Bytes::copy_from_slice(&frame.payload))
-            }
-            Ok(frame) if frame.opcode == OpCode::Ping => Heard::Ping(Bytes::copy_from_slice(&frame.payload)),
+        let to = match &frame {
+            Ok(frame) if matches!(frame.opcode, OpCode::Binary | OpCode::Text) => &messages,
+            Ok(frame) if frame.opcode == OpCode::Ping => &pings,
             Ok(frame) if frame.opcode == OpCode::Pong => continue,
             Ok(_) | Err(_) => return,
         };
-        if heard.send(message).await.is_err() {
+        let payload = frame.map(|frame| Bytes::copy_from_slice(&frame.payload)).unwrap_or_default();
+        if to.send(payload).await.is_err() {
             return;
         }
     }
@@ -109,45 +121,57 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (reader, mut writer) = split(io);
-    let (deliver, mut heard) = mpsc::channel(CHUNKS);
-    let listening = tokio::spawn(listen(reader, deliver));
+    let Heard { messages, pings, listening } = Heard::start(reader);
     // An empty message tells the client that the connection stands, as upstream does it.
-    if !send(&mut writer, if stdout { STDOUT } else { ERROR }, &[]).await {
-        return;
+    if send(&mut writer, if stdout { STDOUT } else { ERROR }, &[]).await {
+        let (remote, wire) = pair();
+        start(remote);
+        // Both directions at once: a process that is not read does not read either, so neither may wait for the other.
+        tokio::select! {
+            () = deliver(&mut writer, wire.output, pings) => {}
+            () = feed(messages, wire.input) => {}
+        }
+        let _ = writer.write_frame(Frame::close(1000, b"")).await;
+        let _ = writer.flush().await;
     }
-    let (remote, mut wire) = pair();
-    start(remote);
-    let mut client = Some(wire.input);
+    listening.abort();
+}
+
+/// Passes the client's messages on. The container hears of the client's end; its own end is for `deliver` to tell.
+async fn feed(mut messages: mpsc::Receiver<Bytes>, client: mpsc::Sender<Input>) {
+    while let Some(message) = messages.recv().await {
+        if let Some(input) = input(message) {
+            let _ = client.send(input).await;
+        }
+    }
+    drop(client);
+    std::future::pending().await
+}
+
+async fn deliver<S: AsyncRead + AsyncWrite + Unpin>(
+    writer: &mut Writer<S>,
+    mut output: mpsc::Receiver<Output>,
+    mut pings: mpsc::Receiver<Bytes>,
+) {
     loop {
         tokio::select! {
-            message = heard.recv(), if client.is_some() => match message {
-                None => client = None,
-                Some(Heard::Ping(bytes)) => drop(writer.write_frame(Frame::pong(Payload::Owned(bytes.to_vec()))).await),
-                Some(Heard::Message(bytes)) => {
-                    if let (Some(sender), Some(input)) = (&client, input(bytes)) {
-                        let _ = sender.send(input).await;
-                    }
-                }
-            },
-            output = wire.output.recv() => {
-                let sent = match output {
-                    Some(Output::Stdout(bytes)) => send(&mut writer, STDOUT, &bytes).await,
-                    Some(Output::Stderr(bytes)) => send(&mut writer, STDERR, &bytes).await,
+            Some(bytes) = pings.recv() => {
+                let _ = writer.write_frame(Frame::pong(Payload::Owned(bytes.to_vec()))).await;
+            }
+            output = output.recv() => {
+                // A client that is gone is noticed by the reading half; what is still written for it is dropped.
+                let _ = match output {
+                    Some(Output::Stdout(bytes)) => send(writer, STDOUT, &bytes).await,
+                    Some(Output::Stderr(bytes)) => send(writer, STDERR, &bytes).await,
                     Some(Output::Status(status)) => {
-                        send(&mut writer, ERROR, status.to_string().as_bytes()).await;
-                        break;
+                        send(writer, ERROR, status.to_string().as_bytes()).await;
+                        return;
                     }
-                    None => break,
+                    None => return,
                 };
-                if !sent {
-                    client = None;
-                }
             }
         }
     }
-    let _ = writer.write_frame(Frame::close(1000, b"")).await;
-    let _ = writer.flush().await;
-    listening.abort();
 }
 
 fn input(mut bytes: Bytes) -> Option<Input> {
@@ -179,25 +203,33 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (reader, mut writer) = split(io);
-    let (deliver, mut heard) = mpsc::channel(CHUNKS);
-    let listening = tokio::spawn(listen(reader, deliver));
+    let Heard { mut messages, mut pings, listening } = Heard::start(reader);
     let (mut from, mut to) = tokio::io::split(stream);
-    let mut buffer = vec![0; 32 * 1024];
-    loop {
-        let alive = tokio::select! {
-            message = heard.recv() => match message {
-                Some(Heard::Message(bytes)) => to.write_all(&bytes).await.is_ok(),
-                Some(Heard::Ping(bytes)) => writer.write_frame(Frame::pong(Payload::Owned(bytes.to_vec()))).await.is_ok(),
-                None => false,
-            },
-            count = from.read(&mut buffer) => match count {
-                Ok(0) | Err(_) => false,
-                Ok(count) => writer.write_frame(Frame::binary(Payload::Borrowed(&buffer[..count]))).await.is_ok(),
-            },
-        };
-        if !alive {
-            break;
+    let upload = async {
+        while let Some(bytes) = messages.recv().await {
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
         }
+    };
+    let download = async {
+        let mut buffer = vec![0; 32 * 1024];
+        loop {
+            let frame = tokio::select! {
+                Some(bytes) = pings.recv() => Frame::pong(Payload::Owned(bytes.to_vec())),
+                count = from.read(&mut buffer) => match count {
+                    Ok(0) | Err(_) => return,
+                    Ok(count) => Frame::binary(Payload::Borrowed(&buffer[..count])),
+                },
+            };
+            if writer.write_frame(frame).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = upload => {}
+        () = download => {}
     }
     let _ = writer.write_frame(Frame::close(1000, b"")).await;
     let _ = writer.flush().await;
