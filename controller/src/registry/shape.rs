@@ -48,7 +48,7 @@ impl Patch {
             },
             Self::Apply(patch) => return server_side_apply(kind, old, map(patch)?, applying),
         }
-        .map_err(|error| refused(kind, &new, &error))?;
+        .map_err(|error| refused(&error))?;
         Ok(new)
     }
 }
@@ -125,15 +125,14 @@ fn map(patch: &Value) -> Answer<&Map<String, Value>> {
     patch.as_object().ok_or_else(|| ApiError::bad_request(why))
 }
 
-fn refused(kind: &Kind, old: &Object, error: &PatchError) -> ApiError {
+fn refused(error: &PatchError) -> ApiError {
     let message = error.to_string();
     match error {
         PatchError::BadRequest(_) => ApiError::bad_request(message),
         PatchError::TooLarge(_) => ApiError::new(413, "RequestEntityTooLarge", message),
         PatchError::Unprocessable(_) => {
-            let mut invalid = ApiError::invalid(kind, old.name(), &[]);
-            invalid.message = format!("the server rejected our request due to an error in our request: {message}");
-            invalid
+            // Upstream keeps the cause to itself here, and names no object.
+            ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request")
         }
     }
 }

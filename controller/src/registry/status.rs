@@ -47,7 +47,8 @@ impl ApiError {
     pub fn status(&self) -> Value {
         let mut status = json!({"kind": "Status", "apiVersion": "v1", "metadata": self.metadata, "status": "Failure",
             "message": self.message, "reason": self.reason, "code": self.code});
-        if !self.details.is_empty() {
+        // kubectl words an invalid request by its details, even empty ones.
+        if !self.details.is_empty() || self.reason == "Invalid" {
             status["details"] = Value::Object(self.details.clone());
         }
         if self.reason.is_empty() {
