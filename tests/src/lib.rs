@@ -8,6 +8,8 @@
 //! | `tidy.rs` | the rules of the house |
 //! | `static_binary.rs` | the binary starts in an empty root |
 //! | `demo.rs` | `up --demo`, stop, again, `down`: nothing is left |
+//! | `kubectl.rs` | kubectl's verbs, oldest and newest; who may see what |
+//! | `streams.rs` | exec, attach, cp, port-forward, run, logs with every kubectl |
 //! | `survival.rs` | `kill -9` of everything at bad moments harms no container and leaves nothing |
 //! | `../benches/figures.rs` | nothing: it prints the figures |
 //! | `apps.rs` | images, pods, Services with nginx and Redis from Debian packages |
