@@ -65,8 +65,6 @@ pub struct Options {
     pub resolv_conf: PathBuf,
     /// Where the kubelet's server listens.
     pub kubelet_port: u16,
-    /// Pods from files.
-    pub static_pods: Option<PathBuf>,
 }
 
 /// Why an agent does not run.
@@ -164,7 +162,6 @@ impl Agent {
             resolv_conf: options.resolv_conf.clone(),
             host_ips: facts.addresses.clone(),
             node: facts,
-            static_pods: options.static_pods.clone(),
         };
         tokio::spawn(pods::run(board, self.link.clone(), self.clock.clone(), checkpoint));
         tokio::spawn(services::run(self.link.clone(), proxy.clone()));

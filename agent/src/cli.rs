@@ -41,7 +41,6 @@ Options of up and controller
   --service-cidr CIDR       services                        (default 10.43.0.0/16)
 Options of up and agent
   --insecure-registry HOST[:PORT]   plain HTTP for this registry only; repeatable
-  --pod-manifest-path DIR           static pods             (default <data-dir>/manifests)
   --resolv-conf FILE                resolvers of foreign names (default /etc/resolv.conf)
   --kubelet-port PORT               (default 10250)
 Logging: BRAMBLE_LOG=error|warn|info|debug|trace (default info)
@@ -138,8 +137,6 @@ pub(crate) struct Options {
     pub(crate) join_file: Option<PathBuf>,
     /// Registries spoken to without TLS.
     pub(crate) insecure_registries: Vec<String>,
-    /// Where static pods lie.
-    pub(crate) pod_manifest_path: Option<PathBuf>,
     /// The board's resolvers.
     pub(crate) resolv_conf: PathBuf,
     /// Port of the kubelet's HTTP server.
@@ -166,7 +163,6 @@ impl Default for Options {
             ca_pin: None,
             join_file: None,
             insecure_registries: Vec::new(),
-            pod_manifest_path: None,
             resolv_conf: "/etc/resolv.conf".into(),
             kubelet_port: 10250,
             demo: false,
@@ -217,7 +213,6 @@ fn option(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Res
         "ca-pin" => options.ca_pin = Some(parser.value()?.string()?),
         "join-file" => options.join_file = Some(parser.value()?.into()),
         "insecure-registry" => options.insecure_registries.push(parser.value()?.string()?),
-        "pod-manifest-path" => options.pod_manifest_path = Some(parser.value()?.into()),
         "resolv-conf" => options.resolv_conf = parser.value()?.into(),
         "kubelet-port" => options.kubelet_port = parser.value()?.parse()?,
         unknown => return Err(format!("unknown option --{unknown}; `bramble --help` lists them").into()),

@@ -162,7 +162,6 @@ pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
     let service_cidr = range(&options.service_cidr, "--service-cidr")?;
     let (token, pins) = credentials(options)?;
     let server = options.server.as_deref().context("say where the API server is: --server https://ADDRESS:6443")?;
-    let manifests = options.pod_manifest_path.clone().unwrap_or_else(|| options.data_dir.join("manifests"));
     let settings = agent::Options {
         instance: Instance::new(&options.data_dir, &options.run_dir, options.cgroup_root.as_deref()),
         node_name: node_name(options),
@@ -179,7 +178,6 @@ pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
         insecure_registries: options.insecure_registries.clone(),
         resolv_conf: options.resolv_conf.clone(),
         kubelet_port: options.kubelet_port,
-        static_pods: Some(manifests),
     };
     until_signal(async move {
         agent::run(settings, || println!("ready; the node is registered")).await?;

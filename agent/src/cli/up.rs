@@ -177,9 +177,6 @@ fn children(options: &Options) -> anyhow::Result<Vec<Child>> {
     for registry in &options.insecure_registries {
         agent.extend(["--insecure-registry".into(), registry.clone()]);
     }
-    if let Some(path) = &options.pod_manifest_path {
-        agent.extend(["--pod-manifest-path".into(), text(path)?]);
-    }
     Ok(vec![Child::new("controller", controller), Child::new("agent", agent)])
 }
 

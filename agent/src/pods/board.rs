@@ -44,8 +44,6 @@ pub struct BoardOptions {
     pub host_ips: Vec<IpAddr>,
     /// What the node has.
     pub node: crate::node::Facts,
-    /// Pods from files: `<data-dir>/agent/static`.
-    pub static_pods: Option<PathBuf>,
 }
 
 pub(crate) struct Board {

@@ -173,7 +173,6 @@ impl World {
             resolv_conf: "/etc/resolv.conf".into(),
             host_ips: vec!["10.0.0.5".parse().unwrap()],
             node: crate::node::Facts::default(),
-            static_pods: None,
         };
         let (_, services) = watch::channel(Arc::default());
         let board = Arc::new(Board::new(options, Link::new(transport), Arc::default(), services));
