@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     assert!(rustix::process::geteuid().is_root(), "these tests need root: they make namespaces, cgroups and mounts");
-    let mut failed = Vec::new();
+    let (mut failed, mut passed) = (Vec::new(), 0);
     let tests = [holes::TESTS, streams::TESTS, survival::TESTS].concat();
     for (name, test) in tests.iter().filter(|(name, _)| name.contains(wanted)) {
         let begin = std::time::Instant::now();
@@ -41,14 +41,15 @@ fn main() -> ExitCode {
         unsafe { libc::alarm(60) };
         let result = std::panic::catch_unwind(AssertUnwindSafe(test));
         println!("test {name} ... {} ({:?})", if result.is_ok() { "ok" } else { "FAILED" }, begin.elapsed());
-        if result.is_err() {
-            failed.push(*name);
+        match result {
+            Ok(()) => passed += 1,
+            Err(_) => failed.push(*name),
         }
     }
     if failed.is_empty() {
-        println!("test result: ok");
+        println!("test result: ok. {passed} passed; 0 failed");
         return ExitCode::SUCCESS;
     }
-    println!("test result: FAILED: {failed:?}");
+    println!("test result: FAILED. {passed} passed; {} failed: {failed:?}", failed.len());
     ExitCode::FAILURE
 }

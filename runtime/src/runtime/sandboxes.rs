@@ -141,12 +141,16 @@ impl Runtime {
         }
     }
 
-    /// Removes it with its containers. One that is gone already is no error.
+    /// Removes it with its containers. One that is gone already is no error, also when another process of this instance
+    /// (`down` beside an agent that ends) was faster.
     pub fn remove_sandbox(&self, id: &str) -> Result<(), Error> {
         if self.sandbox_record(id).is_err() {
             return Ok(());
         }
-        self.stop_sandbox(id)?;
+        match self.stop_sandbox(id) {
+            Err(_) if !self.layout.sandbox_dir(id).exists() => {}
+            stopped => stopped?,
+        }
         for (container_id, container) in self.container_records() {
             if container.sandbox_id == id {
                 self.remove_container(&container_id)?;
@@ -156,7 +160,10 @@ impl Runtime {
         for mount in rootfs::mounts_below(&dir) {
             rootfs::unmount(&mount);
         }
-        fs::remove_dir_all(&dir).map_err(Error::io("remove", &dir))?;
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", &dir)(e)),
+            _ => {}
+        }
         locked(&self.sandboxes).remove(id);
         Ok(())
     }
