@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::record::Version;
+use bytes::Bytes;
 
 /// What the backing remembers beside the records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,8 +28,8 @@ pub(crate) struct Meta {
 /// One atomic change of the backing.
 #[derive(Debug, Default)]
 pub(crate) struct Commit {
-    /// Records to put, and keys to delete.
-    pub(crate) records: BTreeMap<Arc<str>, Option<Version>>,
+    /// Records to put, as `record::encode` gives them, and keys to delete.
+    pub(crate) records: BTreeMap<Arc<str>, Option<Bytes>>,
     /// The new meta, where it changes.
     pub(crate) meta: Option<Meta>,
     /// Nothing grows: the commit may use the space kept free for deletes.

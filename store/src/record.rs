@@ -49,14 +49,14 @@ fn checksum(key: &str, revision: &[u8], value: &[u8]) -> u32 {
 }
 
 /// The bytes at rest of a version of `key`.
-pub(crate) fn encode(key: &str, version: &Version) -> Vec<u8> {
+pub(crate) fn encode(key: &str, version: &Version) -> Bytes {
     let revision = version.revision.0.to_le_bytes();
     let mut raw = Vec::with_capacity(HEADER_BYTES + version.value.len());
     raw.push(FORMAT);
     raw.extend_from_slice(&checksum(key, &revision, &version.value).to_le_bytes());
     raw.extend_from_slice(&revision);
     raw.extend_from_slice(&version.value);
-    raw
+    raw.into()
 }
 
 /// The inverse of [`encode`]; the key takes part in the checksum, so a value under a foreign key is found out.
@@ -83,7 +83,7 @@ mod tests {
         assert_eq!(decode("pods/b", &raw), Err(Damaged));
         assert_eq!(decode("pods/a", &raw[..HEADER_BYTES - 1]), Err(Damaged));
         for bit in 0..raw.len() * 8 {
-            let mut flipped = raw.clone();
+            let mut flipped = raw.to_vec();
             flipped[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(decode("pods/a", &flipped), Err(Damaged), "bit {bit}");
         }

@@ -120,10 +120,10 @@ fn fill(backing: &mut dyn Backing, snapshot: &mut impl Read) -> Result<Revision,
         let key = String::from_utf8(key).map_err(|_| SnapshotError::Malformed("a key is not text"))?;
         // The bytes at rest are the value with a short header.
         let raw = part(snapshot, VALUE_BYTES_MAX + 64)?;
-        let version = decode(&key, &raw).map_err(|_| SnapshotError::Malformed("a record is corrupt"))?;
+        decode(&key, &raw).map_err(|_| SnapshotError::Malformed("a record is corrupt"))?;
         chunk += raw.len();
         records += 1;
-        commit.records.insert(key.into(), Some(version));
+        commit.records.insert(key.into(), Some(raw.into()));
         if chunk > CHUNK_BYTES {
             backing.commit(&std::mem::take(&mut commit))?;
             chunk = 0;

@@ -9,12 +9,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::backend::{Backing, BackingError, Commit, Meta, Snapshot};
 use crate::error::WriteError;
 use crate::history::{Event, EventKind};
-use crate::record::Revision;
+use crate::record::{Revision, Version, encode};
 use crate::stage::{Current, Stage, evaluate};
 use crate::state::{Publication, read};
 use crate::store::Shared;
@@ -256,10 +257,10 @@ impl Writer {
         let state = self.shared.state();
         let mut commit = Commit { frees: !group.puts, ..Commit::default() };
         for (key, held) in state.overlay.iter().filter(|(_, held)| over || held.deferred.is_some()) {
-            commit.records.insert(key.clone(), held.version.clone());
+            commit.records.insert(key.clone(), at_rest(key, held.version.as_ref()));
         }
         for (key, pending) in group.stage.pending.iter().filter(|(_, p)| p.floor > Durability::Volatile) {
-            commit.records.insert(key.clone(), pending.version.clone());
+            commit.records.insert(key.clone(), at_rest(key, pending.version.as_ref()));
         }
         let block = self.shared.config.revision_block.max(1);
         let near = self.assigned + block / 4 > self.meta.reserved;
@@ -341,6 +342,10 @@ impl Writer {
             request.answer(result.map(|revision| if revision == Revision(0) { published } else { revision }));
         }
     }
+}
+
+fn at_rest(key: &str, version: Option<&Version>) -> Option<Bytes> {
+    version.map(|version| encode(key, version))
 }
 
 /// Whether an event needs room that a full disk does not have.

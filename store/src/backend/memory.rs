@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{Backing, BackingError, Commit, Meta, Snapshot, Visit};
-use crate::record::encode;
 use crate::write::resource;
 
 /// One map a resource, so that a commit copies only the maps that it touches and a snapshot still holds.
-type Maps = BTreeMap<String, Arc<BTreeMap<Arc<str>, Arc<[u8]>>>>;
+type Maps = BTreeMap<String, Arc<BTreeMap<Arc<str>, Bytes>>>;
 
 #[derive(Default)]
 pub(crate) struct MemoryBacking {
@@ -29,11 +30,11 @@ impl Backing for MemoryBacking {
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<(), BackingError> {
-        for (key, version) in &commit.records {
+        for (key, raw) in &commit.records {
             let map = self.maps.entry(resource(key).unwrap_or_default().to_owned()).or_default();
             let map = Arc::make_mut(map);
-            match version {
-                Some(version) => map.insert(key.clone(), encode(key, version).into()),
+            match raw {
+                Some(raw) => map.insert(key.clone(), raw.clone()),
                 None => map.remove(key),
             };
         }

@@ -18,7 +18,6 @@ use super::door::{Capped, Limits};
 use super::{Backing, BackingError, Commit, Meta, Snapshot, Visit};
 use crate::config::{Backend, Config, Door};
 use crate::error::OpenError;
-use crate::record::encode;
 
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -160,9 +159,9 @@ fn prepare(db: &Database) -> Result<(), Error> {
 
 fn fill(transaction: &WriteTransaction, commit: &Commit) -> Result<(), Error> {
     let mut records = transaction.open_table(RECORDS)?;
-    for (key, version) in &commit.records {
-        match version {
-            Some(version) => records.insert(&**key, encode(key, version).as_slice())?,
+    for (key, raw) in &commit.records {
+        match raw {
+            Some(raw) => records.insert(&**key, &**raw)?,
             None => records.remove(&**key)?,
         };
     }
