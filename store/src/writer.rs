@@ -215,7 +215,7 @@ impl Writer {
             return Err(WriteError::Full);
         }
         group.puts |= grows && *floor > Durability::Volatile;
-        group.commit |= *floor == Durability::Durable || revision.0 > self.meta.reserved;
+        group.commit |= *floor == Durability::Durable || revision.0 >= self.meta.reserved;
         for event in &events {
             let name = resource(&event.key).unwrap_or_default();
             if *floor < Durability::Durable && !self.meta.soft.contains(name) {
