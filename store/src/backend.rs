@@ -5,6 +5,9 @@
 //! owns those itself (etcd) takes the place of the writer behind the same methods of `Store`; they may wait for it.
 
 mod door;
+pub(crate) mod journal;
+pub(crate) mod journaled;
+mod layers;
 pub(crate) mod memory;
 pub(crate) mod redb;
 
@@ -17,7 +20,7 @@ use bytes::Bytes;
 /// What the backing remembers beside the records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Meta {
-    /// No revision above this was ever assigned: the base of the next boot.
+    /// Every revision that was ever assigned is below this: the base of the next boot.
     pub(crate) reserved: u64,
     /// Records at rest with a lower revision are shown with this one: where a restore happened.
     pub(crate) floor: u64,

@@ -6,16 +6,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Makes the storage under redb, once for every open; tests cut the power there.
+/// Makes the storage under a file of the store, once for every open; tests cut the power there.
 pub type Door = Arc<dyn Fn() -> io::Result<Box<dyn redb::StorageBackend>> + Send + Sync>;
 
 /// Where the records live.
 #[derive(Clone)]
 pub enum Backend {
-    /// A redb file at this path.
+    /// A redb file at this path, and its journal at `<path>.journal`.
     Redb(PathBuf),
-    /// redb over whatever the door gives.
-    RedbDoor(Door),
+    /// The same over whatever the doors give.
+    Doors {
+        /// In place of the redb file.
+        store: Door,
+        /// In place of the journal beside it.
+        journal: Door,
+    },
     /// In memory; gone with the store.
     Memory,
 }
@@ -24,7 +29,7 @@ impl fmt::Debug for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Backend::Redb(path) => f.debug_tuple("Redb").field(path).finish(),
-            Backend::RedbDoor(_) => f.write_str("RedbDoor"),
+            Backend::Doors { .. } => f.write_str("Doors"),
             Backend::Memory => f.write_str("Memory"),
         }
     }
@@ -52,6 +57,11 @@ pub struct Config {
     pub queue_writes: usize,
     /// Bytes of values that share one commit: bounds the latency of the group, and keeps it within the history.
     pub group_bytes: usize,
+    /// The journal grows no further; what it holds goes to redb then, in one commit. The longer it is, the more
+    /// superseded writes never get there.
+    pub journal_bytes: u64,
+    /// What the journal holds and redb not yet is in memory as well; so much of it, then it goes to redb.
+    pub checkpoint_bytes: usize,
     /// The redb file grows no further; deletes still work then.
     pub file_bytes_max: u64,
     /// After the disk was full, puts try again after this time, or after deletes of a 32nd of the cap.
@@ -74,6 +84,8 @@ impl Config {
             revision_block: 1 << 20,
             queue_writes: 1024,
             group_bytes: 256 << 10,
+            journal_bytes: 4 << 20,
+            checkpoint_bytes: 2 << 20,
             file_bytes_max: 1 << 30,
             full_retry_delay: Duration::from_secs(10),
             compact_bytes_min: 32 << 20,

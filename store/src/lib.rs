@@ -1,7 +1,7 @@
 //! Pure: the map of the store. Bytes, revisions, watches: the cluster's memory; it knows no Kubernetes kind.
 //!
 //! A write goes one way: [`Store::write`] -> the writer's queue -> `stage` (preconditions, one revision a batch) ->
-//! one commit of the backing for everybody who waits -> publication (overlay, history rings) -> [`Watch`]es.
+//! one commit of the backing (its journal, later redb) for everybody who waits -> publication (overlay, history rings) -> [`Watch`]es.
 //! Next stop of an object: the API's watch and list handlers, and every controller's view.
 //!
 //! **Architecture invariant:** one writer assigns and publishes revisions, in the same order.

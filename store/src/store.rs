@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::backend::Backing;
+use crate::backend::journaled::JournaledBacking;
 use crate::backend::memory::MemoryBacking;
-use crate::backend::redb::RedbBacking;
 use crate::config::{Backend, Config};
 use crate::error::{OpenError, ReadError, WatchError, WriteError};
 use crate::page;
@@ -97,7 +97,7 @@ impl Store {
     pub fn open(config: Config) -> Result<Store, OpenError> {
         let backing: Box<dyn Backing> = match &config.backend {
             Backend::Memory => Box::new(MemoryBacking::default()),
-            Backend::Redb(_) | Backend::RedbDoor(_) => Box::new(RedbBacking::open(&config)?),
+            Backend::Redb(_) | Backend::Doors { .. } => Box::new(JournaledBacking::open(&config)?),
         };
         let meta = backing.meta().map_err(OpenError::Backend)?;
         let base = Revision(meta.reserved.max(FIRST_REVISION));

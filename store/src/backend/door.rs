@@ -19,16 +19,29 @@ pub(super) struct Limits {
     pub(super) frees: AtomicBool,
     /// Something was refused for want of space.
     pub(super) refused: AtomicBool,
+    /// Something was written where only deletes may write.
+    pub(super) crowded: AtomicBool,
 }
 
 impl Limits {
     pub(super) fn new(bytes_max: u64) -> Limits {
-        Limits { bytes_max, len: AtomicU64::new(0), frees: AtomicBool::new(false), refused: AtomicBool::new(false) }
+        Limits {
+            bytes_max,
+            len: AtomicU64::new(0),
+            frees: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
+        }
     }
 
     /// The length of the file.
     pub(super) fn len(&self) -> u64 {
         self.len.load(Ordering::Relaxed)
+    }
+
+    /// Whether the file has its final length.
+    pub(super) fn grown(&self) -> bool {
+        self.len().saturating_mul(2) > self.bytes_max
     }
 
     fn refuse(&self) -> io::Error {
@@ -63,7 +76,7 @@ impl Capped {
     /// kept for deletes.
     fn puts_end(&self) -> u64 {
         let len = self.limits.len();
-        if len.saturating_mul(2) <= self.limits.bytes_max { u64::MAX } else { len - len / DELETES_SHARE }
+        if self.limits.grown() { len - len / DELETES_SHARE } else { u64::MAX }
     }
 }
 
@@ -90,8 +103,11 @@ impl StorageBackend for Capped {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
-        if offset + data.len() as u64 > self.puts_end() && !self.limits.frees.load(Ordering::Relaxed) {
-            return Err(self.limits.refuse());
+        if offset + data.len() as u64 > self.puts_end() {
+            if !self.limits.frees.load(Ordering::Relaxed) {
+                return Err(self.limits.refuse());
+            }
+            self.limits.crowded.store(true, Ordering::Relaxed);
         }
         self.limits.note(self.inner.write(offset, data))
     }

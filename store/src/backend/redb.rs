@@ -35,13 +35,22 @@ pub(crate) struct RedbBacking {
     compact_bytes_min: u64,
 }
 
+/// What redb holds of its journal.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    /// Which journal is its own.
+    pub(crate) id: u64,
+    /// The last generation that it holds completely.
+    pub(crate) generation: u64,
+}
+
 struct RedbSnapshot(ReadOnlyTable<&'static str, &'static [u8]>);
 
 impl RedbBacking {
     /// Opens or makes the file that the config names.
     pub(crate) fn open(config: &Config) -> Result<RedbBacking, OpenError> {
         let (door, path): (Door, String) = match &config.backend {
-            Backend::RedbDoor(door) => (door.clone(), "behind its door".into()),
+            Backend::Doors { store, .. } => (store.clone(), "behind its door".into()),
             Backend::Redb(path) => {
                 let shown = path.display().to_string();
                 let path = path.clone();
@@ -89,11 +98,33 @@ impl RedbBacking {
         self.db.as_ref().ok_or_else(|| BackingError::Failed("not open".into()))
     }
 
-    fn write(&self, commit: &Commit) -> Result<(), BackingError> {
+    /// One commit, at rest when it returns, and what of the journal redb holds from then on. Says whether it had to
+    /// use the space that is kept for deletes.
+    pub(super) fn write(&mut self, commit: &Commit, held: Option<Held>) -> Result<bool, BackingError> {
+        self.limits.frees.store(commit.frees, Ordering::Relaxed);
+        self.limits.crowded.store(false, Ordering::Relaxed);
         let error = |error: Error| failed(&self.limits, error);
-        let transaction = self.db()?.begin_write().map_err(|e| error(e.into()))?;
-        fill(&transaction, commit).map_err(error)?;
-        transaction.commit().map_err(|e| error(e.into()))
+        let mut transaction = self.db()?.begin_write().map_err(|e| error(e.into()))?;
+        transaction.set_quick_repair(true);
+        fill(&transaction, commit, held).map_err(error)?;
+        transaction.commit().map_err(|e| error(e.into()))?;
+        Ok(self.limits.crowded.load(Ordering::Relaxed))
+    }
+
+    /// What of the journal is here; none in a file that never had one.
+    pub(super) fn held(&self) -> Result<Option<Held>, BackingError> {
+        let table = meta_table(self.db()?).map_err(plain)?;
+        let Some(value) = ReadableTable::get(&*table, "journal").map_err(|error| plain(error.into()))? else {
+            return Ok(None);
+        };
+        let numbers = value.value().split_first_chunk().and_then(|(id, rest)| Some((*id, rest.try_into().ok()?)));
+        let (id, generation) = numbers.ok_or_else(|| BackingError::Corrupt("meta journal".into()))?;
+        Ok(Some(Held { id: u64::from_le_bytes(id), generation: u64::from_le_bytes(generation) }))
+    }
+
+    /// Until a commit tells: a file that grows no more may have no room but for deletes.
+    pub(super) fn may_be_crowded(&self) -> bool {
+        self.limits.grown()
     }
 }
 
@@ -116,7 +147,10 @@ fn make_file(path: &Path, config: &Config) -> Result<(), OpenError> {
         let making = making.clone();
         move || open_file(&making)
     });
-    drop(RedbBacking::open(&Config { backend: Backend::RedbDoor(door), ..config.clone() })?);
+    drop(RedbBacking::open(&Config {
+        backend: Backend::Doors { store: door.clone(), journal: door },
+        ..config.clone()
+    })?);
     put_in_place(&making, path).map_err(refused)
 }
 
@@ -133,6 +167,8 @@ fn shrink(db: &mut Database, len: u64, compact_bytes_min: u64) -> Result<(), Err
     if len < compact_bytes_min {
         return Ok(());
     }
+    // What the last commit before closing freed was still being read then.
+    db.begin_write()?.commit()?;
     let transaction = db.begin_write()?;
     let stats = transaction.stats()?;
     transaction.abort()?;
@@ -157,7 +193,7 @@ fn prepare(db: &Database) -> Result<(), Error> {
     Ok(())
 }
 
-fn fill(transaction: &WriteTransaction, commit: &Commit) -> Result<(), Error> {
+fn fill(transaction: &WriteTransaction, commit: &Commit, held: Option<Held>) -> Result<(), Error> {
     let mut records = transaction.open_table(RECORDS)?;
     for (key, raw) in &commit.records {
         match raw {
@@ -171,6 +207,10 @@ fn fill(transaction: &WriteTransaction, commit: &Commit) -> Result<(), Error> {
         table.insert("reserved", meta.reserved.to_le_bytes().as_slice())?;
         table.insert("floor", meta.floor.to_le_bytes().as_slice())?;
         table.insert("soft", soft.join("\n").as_bytes())?;
+    }
+    if let Some(Held { id, generation }) = held {
+        let value = [id.to_le_bytes(), generation.to_le_bytes()];
+        transaction.open_table(META)?.insert("journal", value.as_flattened())?;
     }
     Ok(())
 }
@@ -221,8 +261,7 @@ impl Backing for RedbBacking {
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<(), BackingError> {
-        self.limits.frees.store(commit.frees, Ordering::Relaxed);
-        self.write(commit)
+        self.write(commit, None).map(|_| ())
     }
 
     fn recover(&mut self) -> Result<(), BackingError> {

@@ -1,4 +1,4 @@
-//! The power goes at any operation on the disk: nothing acknowledged as durable is lost, what is lost is a suffix of
+//! The power goes under several clients at once, also while the store is opened: nothing acknowledged as durable is lost, what is lost is a suffix of
 //! each client's writes.
 
 use std::collections::BTreeMap;

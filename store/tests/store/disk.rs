@@ -1,149 +1,260 @@
 //! A disk that loses power: what was not synced is gone, or there in part.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bramble_store::{Backend, Config};
 
 use crate::dice::Dice;
 
-/// Writes smaller than this do not tear.
+/// Devices write so many bytes whole or not at all.
 const SECTOR: usize = 512;
+/// The store's file and its journal.
+const FILES: usize = 2;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Platter {
     durable: Vec<u8>,
     /// What the running system reads: durable and unsynced together.
     cached: Vec<u8>,
     unsynced: Vec<(u64, Vec<u8>)>,
-    /// Operations (writes and syncs) left until the power goes; none is for ever.
+    /// Every length since the last sync.
+    lengths: Vec<u64>,
+}
+
+/// Called before every operation that changes something.
+type Hook = Arc<dyn Fn(Image) + Send + Sync>;
+
+#[derive(Clone, Default)]
+struct Rig {
+    files: [Platter; FILES],
+    /// Operations (writes, syncs and lengths) left until the power goes; none is for ever.
     fuse: Option<u64>,
     dead: bool,
     /// Nothing can be written beyond this offset.
     space: Option<u64>,
     writes: u64,
+    bytes: u64,
+    hook: Option<Hook>,
 }
 
+/// What the disk holds at one moment, synced or not.
+#[derive(Clone, Debug)]
+pub(crate) struct Image([Platter; FILES]);
+
 /// Shared between the test and the stores that are opened on it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Disk(Arc<Mutex<Platter>>);
+#[derive(Clone, Default)]
+pub(crate) struct Disk(Arc<Mutex<Rig>>);
+
+/// One file of a disk.
+struct File {
+    disk: Disk,
+    index: usize,
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "file {}", self.index)
+    }
+}
 
 impl Disk {
+    fn rig(&self) -> MutexGuard<'_, Rig> {
+        self.0.lock().unwrap()
+    }
+
     pub(crate) fn config(&self) -> Config {
-        let disk = self.clone();
-        Config::new(Backend::RedbDoor(Arc::new(move || Ok(Box::new(disk.clone())))))
+        let door = |index| -> bramble_store::Door {
+            let disk = self.clone();
+            Arc::new(move || Ok(Box::new(File { disk: disk.clone(), index })))
+        };
+        Config::new(Backend::Doors { store: door(0), journal: door(1) })
     }
 
     /// The power goes after so many more operations.
     pub(crate) fn cut_after(&self, operations: u64) {
-        self.0.lock().unwrap().fuse = Some(operations);
+        self.rig().fuse = Some(operations);
     }
 
     /// How much fits, as if other files had taken the rest.
     pub(crate) fn set_space(&self, space: Option<u64>) {
-        self.0.lock().unwrap().space = space;
+        self.rig().space = space;
     }
 
     pub(crate) fn is_dead(&self) -> bool {
-        self.0.lock().unwrap().dead
+        self.rig().dead
     }
 
+    /// How often something was written, and how many bytes in all.
     pub(crate) fn writes(&self) -> u64 {
-        self.0.lock().unwrap().writes
+        self.rig().writes
     }
 
+    pub(crate) fn bytes(&self) -> u64 {
+        self.rig().bytes
+    }
+
+    /// The length of the store's file.
     pub(crate) fn len(&self) -> u64 {
-        self.0.lock().unwrap().cached.len() as u64
+        self.rig().files[0].cached.len() as u64
     }
 
-    /// Power is back. Of the unsynced sectors a random part reached the platter, in any order.
+    /// What every operation finds goes to `hook` first.
+    pub(crate) fn set_hook(&self, hook: Hook) {
+        self.rig().hook = Some(hook);
+    }
+
+    /// Power is back.
     pub(crate) fn power_on(&self, dice: &mut Dice) {
-        let mut platter = self.0.lock().unwrap();
-        let mut sectors: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
-        let unsynced = std::mem::take(&mut platter.unsynced);
-        let keep = dice.below(101);
-        for (offset, data) in unsynced {
-            for (index, sector) in data.chunks(SECTOR).enumerate() {
-                if dice.chance(keep) {
-                    sectors.insert(offset + (index * SECTOR) as u64, sector.to_vec());
-                }
-            }
+        let mut rig = self.rig();
+        for platter in &mut rig.files {
+            platter.lose(dice);
         }
-        for (offset, sector) in sectors {
-            let offset = offset as usize;
-            if offset + sector.len() <= platter.durable.len() {
-                platter.durable[offset..offset + sector.len()].copy_from_slice(&sector);
-            }
+        rig.fuse = None;
+        rig.dead = false;
+    }
+}
+
+impl Image {
+    /// A disk whose power went at that moment and is back.
+    pub(crate) fn power_on(self, dice: &mut Dice) -> Disk {
+        let mut files = self.0;
+        for platter in &mut files {
+            platter.lose(dice);
         }
+        Disk(Arc::new(Mutex::new(Rig { files, ..Rig::default() })))
+    }
+
+    /// Flips a bit of what is at rest; false where there is none.
+    pub(crate) fn flip(&mut self, file: usize, bit: u64) -> bool {
+        let platter = &mut self.0[file];
+        let Some(byte) = platter.durable.get_mut((bit / 8) as usize) else { return false };
+        *byte ^= 1 << (bit % 8);
         platter.cached = platter.durable.clone();
-        platter.fuse = None;
-        platter.dead = false;
+        true
     }
 }
 
 impl Platter {
-    fn burn(&mut self) -> io::Result<()> {
-        if self.dead {
-            return Err(io::Error::other("no power"));
+    /// Of the unsynced sectors a random part reached the platter, in any order; of the lengths, one.
+    fn lose(&mut self, dice: &mut Dice) {
+        let lengths = std::mem::take(&mut self.lengths);
+        for length in &lengths[..dice.below(lengths.len() as u64 + 1) as usize] {
+            self.durable.resize(*length as usize, 0);
         }
-        if let Some(left) = &mut self.fuse {
-            if *left == 0 {
-                self.dead = true;
-                return Err(io::Error::other("power cut"));
+        let mut sectors: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        // Now and then everything arrives, or nothing.
+        let keep = [0, 100, dice.below(101)][dice.below(3) as usize];
+        for (offset, data) in std::mem::take(&mut self.unsynced) {
+            let mut begin = 0;
+            while begin < data.len() {
+                let at = offset as usize + begin;
+                let end = data.len().min(begin + SECTOR - at % SECTOR);
+                if dice.chance(keep) {
+                    sectors.insert(at as u64, data[begin..end].to_vec());
+                }
+                begin = end;
             }
-            *left -= 1;
         }
-        Ok(())
+        for (offset, sector) in sectors {
+            let offset = offset as usize;
+            if let Some(place) = self.durable.get_mut(offset..offset + sector.len()) {
+                place.copy_from_slice(&sector);
+            }
+        }
+        self.cached = self.durable.clone();
     }
 }
 
-impl redb::StorageBackend for Disk {
+impl Rig {
+    /// Whether the power is on; the operation at which it goes may still arrive in part.
+    fn burn(&mut self) -> io::Result<bool> {
+        if self.dead {
+            return Err(io::Error::other("no power"));
+        }
+        match &mut self.fuse {
+            Some(0) => {
+                self.dead = true;
+                Ok(false)
+            }
+            Some(left) => {
+                *left -= 1;
+                Ok(true)
+            }
+            None => Ok(true),
+        }
+    }
+}
+
+impl File {
+    /// Shows everybody who looks what an operation finds.
+    fn show(&self) {
+        let rig = self.disk.rig();
+        if let Some(hook) = rig.hook.clone() {
+            let image = Image(rig.files.clone());
+            drop(rig);
+            hook(image);
+        }
+    }
+}
+
+fn lit(power: bool) -> io::Result<()> {
+    if power { Ok(()) } else { Err(io::Error::other("power cut")) }
+}
+
+impl redb::StorageBackend for File {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.lock().unwrap().cached.len() as u64)
+        Ok(self.disk.rig().files[self.index].cached.len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let platter = self.0.lock().unwrap();
-        if platter.dead {
+        let rig = self.disk.rig();
+        if rig.dead {
             return Err(io::Error::other("no power"));
         }
         let from = offset as usize;
-        let data = platter.cached.get(from..from + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        let data = rig.files[self.index].cached.get(from..from + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         out.copy_from_slice(data);
         Ok(())
     }
 
-    /// A length is metadata: the journal keeps it, unlike data.
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut platter = self.0.lock().unwrap();
-        platter.burn()?;
+        self.show();
+        let mut rig = self.disk.rig();
+        let power = rig.burn()?;
+        let platter = &mut rig.files[self.index];
         platter.cached.resize(len as usize, 0);
-        platter.durable.resize(len as usize, 0);
         platter.unsynced.retain(|(offset, data)| offset + data.len() as u64 <= len);
-        Ok(())
+        platter.lengths.push(len);
+        lit(power)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut platter = self.0.lock().unwrap();
-        platter.burn()?;
-        for (offset, data) in std::mem::take(&mut platter.unsynced) {
-            let from = offset as usize;
-            platter.durable[from..from + data.len()].copy_from_slice(&data);
-        }
+        self.show();
+        let mut rig = self.disk.rig();
+        lit(rig.burn()?)?;
+        let platter = &mut rig.files[self.index];
+        platter.durable.clone_from(&platter.cached);
+        platter.unsynced.clear();
+        platter.lengths.clear();
         Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut platter = self.0.lock().unwrap();
-        platter.burn()?;
-        if platter.space.is_some_and(|space| offset + data.len() as u64 > space) {
+        self.show();
+        let mut rig = self.disk.rig();
+        let power = rig.burn()?;
+        if rig.space.is_some_and(|space| offset + data.len() as u64 > space) {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        platter.writes += 1;
+        rig.writes += 1;
+        rig.bytes += data.len() as u64;
+        let platter = &mut rig.files[self.index];
         let from = offset as usize;
         platter.cached.get_mut(from..from + data.len()).ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);
         platter.unsynced.push((offset, data.to_vec()));
-        Ok(())
+        lit(power)
     }
 }

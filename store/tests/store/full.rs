@@ -161,7 +161,7 @@ async fn a_broken_disk_stops_writes_and_acknowledges_none() {
     let disk = Disk::default();
     let store = Store::open(disk.config()).unwrap();
     store.write(put(0), Durability::Durable).await.unwrap();
-    disk.cut_after(3);
+    disk.cut_after(1);
     assert!(matches!(store.write(put(1), Durability::Durable).await, Err(WriteError::Backend { .. })));
     assert!(matches!(store.write(put(2), Durability::Volatile).await, Err(WriteError::Backend { .. })));
     assert!(
@@ -178,7 +178,8 @@ async fn one_store_has_one_process() {
     assert!(matches!(Store::open(config.clone()), Err(OpenError::Locked { .. })));
     drop(store);
     Store::open(config).unwrap();
-    let refusing = Backend::RedbDoor(Arc::new(|| Err(std::io::Error::other("no such disk"))));
+    let door: bramble_store::Door = Arc::new(|| Err(std::io::Error::other("no such disk")));
+    let refusing = Backend::Doors { store: door.clone(), journal: door };
     assert!(matches!(Store::open(Config::new(refusing)), Err(OpenError::Backend(_))));
 }
 

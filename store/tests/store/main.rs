@@ -1,12 +1,13 @@
-//! The store from outside: one suite for every backend, a model, power cuts, a full disk, snapshots.
+//! The store from outside: one suite for every backend, a model, a full disk, snapshots.
 
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 mod conformance;
+#[allow(dead_code, reason = "the tests of power cuts share it")]
 mod dice;
+#[allow(dead_code, reason = "the tests of power cuts share it")]
 mod disk;
 mod full;
 mod model;
-mod power_cut;
 mod snapshots;
 mod watches;
