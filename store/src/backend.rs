@@ -10,6 +10,7 @@ pub(crate) mod journaled;
 mod layers;
 pub(crate) mod memory;
 pub(crate) mod redb;
+pub(crate) mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;

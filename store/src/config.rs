@@ -68,6 +68,9 @@ pub struct Config {
     pub full_retry_delay: Duration,
     /// A file of at least this length is looked through when it is opened, and compacted where it is mostly empty.
     pub compact_bytes_min: u64,
+    /// A file of at most this length is read and checked completely before it is opened. In a longer one only what is
+    /// read is checked, record by record; `verify` checks all of it.
+    pub verify_bytes_max: u64,
     /// redb's page cache.
     pub cache_bytes: usize,
 }
@@ -85,10 +88,11 @@ impl Config {
             queue_writes: 1024,
             group_bytes: 256 << 10,
             journal_bytes: 4 << 20,
-            checkpoint_bytes: 2 << 20,
+            checkpoint_bytes: 3 << 20,
             file_bytes_max: 1 << 30,
             full_retry_delay: Duration::from_secs(10),
             compact_bytes_min: 32 << 20,
+            verify_bytes_max: 16 << 20,
             cache_bytes: 2 << 20,
         }
     }

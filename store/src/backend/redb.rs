@@ -10,19 +10,22 @@ use std::sync::atomic::Ordering;
 
 use ::redb::backends::FileBackend;
 use ::redb::{
-    Builder, Database, Error, ReadOnlyTable, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
-    WriteTransaction,
+    Builder, Database, Error, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
+    TableDefinition, WriteTransaction,
 };
 
 use super::door::{Capped, Limits};
 use super::{Backing, BackingError, Commit, Meta, Snapshot, Visit};
 use crate::config::{Backend, Config, Door};
 use crate::error::OpenError;
+use crate::rescue;
 
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 /// A file that holds less than this part of its length is compacted at opening.
 const COMPACT_RATIO: u64 = 4;
+/// Records whose size tells about that of all others.
+const SAMPLE_RECORDS: usize = 256;
 /// Raised when a file of an older version could not be read any more.
 const FORMAT: u64 = 1;
 
@@ -64,12 +67,27 @@ impl RedbBacking {
         let limits = Arc::new(Limits::new(config.file_bytes_max));
         let (cache_bytes, compact_bytes_min) = (config.cache_bytes, config.compact_bytes_min);
         let mut backing = RedbBacking { db: None, door, limits, cache_bytes, compact_bytes_min };
-        backing.reopen().map_err(|error| match error {
+        backing.check(config.verify_bytes_max).and_then(|()| backing.reopen()).map_err(|error| match error {
             BackingError::Locked => OpenError::Locked { path },
             BackingError::Format { found, known } => OpenError::Format { found, known },
             error => OpenError::Backend(error),
         })?;
         Ok(backing)
+    }
+
+    /// redb believes what it reads, and ends the process over some of it: what is damaged must not come before it. Files
+    /// over the bound are left to the checksums of the records.
+    fn check(&self, verify_bytes_max: u64) -> Result<(), BackingError> {
+        let refused = |error: io::Error| BackingError::Failed(error.to_string());
+        let file = (self.door)().map_err(refused)?;
+        let len = file.len().map_err(refused)?;
+        if len == 0 || len > verify_bytes_max {
+            return Ok(());
+        }
+        let lost = rescue::damage(&*file).map_err(refused)?;
+        let Some(first) = lost.first() else { return Ok(()) };
+        let more = if lost.len() > 1 { format!(", and {} more", lost.len() - 1) } else { String::new() };
+        Err(BackingError::Corrupt(format!("{first}{more}; `bramble store salvage` writes the rest into a new store")))
     }
 
     fn reopen(&mut self) -> Result<(), BackingError> {
@@ -164,7 +182,7 @@ pub(crate) fn put_in_place(from: &Path, to: &Path) -> io::Result<()> {
 /// redb reuses what is freed, but a file gets shorter only when its end happens to be free. One that is mostly empty is
 /// compacted, before anybody reads it: little moves then. Smaller files are not even looked through.
 fn shrink(db: &mut Database, len: u64, compact_bytes_min: u64) -> Result<(), Error> {
-    if len < compact_bytes_min {
+    if len < compact_bytes_min || sampled_bytes(db)?.saturating_mul(2 * COMPACT_RATIO) > len {
         return Ok(());
     }
     // What the last commit before closing freed was still being read then.
@@ -178,6 +196,19 @@ fn shrink(db: &mut Database, len: u64, compact_bytes_min: u64) -> Result<(), Err
         db.compact()?;
     }
     Ok(())
+}
+
+/// About how many bytes the records have. Their exact number of pages is known only after a walk through the file, which
+/// takes too long for every opening.
+fn sampled_bytes(db: &Database) -> Result<u64, Error> {
+    let table = db.begin_read()?.open_table(RECORDS)?;
+    let (mut bytes, mut sampled) = (0, 0);
+    for entry in ReadableTable::iter(&table)?.take(SAMPLE_RECORDS) {
+        let (key, raw) = entry?;
+        bytes += (key.value().len() + raw.value().len()) as u64;
+        sampled += 1;
+    }
+    Ok(bytes.saturating_mul(ReadableTableMetadata::len(&table)?) / sampled.max(1))
 }
 
 /// Makes the tables of a new file; an old one is left as it is.

@@ -11,7 +11,7 @@ use crate::disk::{Disk, Image};
 use crate::model::{Model, Moment};
 
 /// Some seconds without optimisation.
-const CUT_POINTS: usize = 400;
+const CUT_POINTS: usize = 300;
 /// They share commits.
 const CLIENTS: usize = 3;
 /// Batches of a client before life goes on from a cut.

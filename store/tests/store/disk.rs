@@ -101,6 +101,11 @@ impl Disk {
         self.rig().files[0].cached.len() as u64
     }
 
+    /// What it holds now.
+    pub(crate) fn image(&self) -> Image {
+        Image(self.rig().files.clone())
+    }
+
     /// What every operation finds goes to `hook` first.
     pub(crate) fn set_hook(&self, hook: Hook) {
         self.rig().hook = Some(hook);
@@ -127,13 +132,14 @@ impl Image {
         Disk(Arc::new(Mutex::new(Rig { files, ..Rig::default() })))
     }
 
-    /// Flips a bit of what is at rest; false where there is none.
-    pub(crate) fn flip(&mut self, file: usize, bit: u64) -> bool {
-        let platter = &mut self.0[file];
-        let Some(byte) = platter.durable.get_mut((bit / 8) as usize) else { return false };
-        *byte ^= 1 << (bit % 8);
-        platter.cached = platter.durable.clone();
-        true
+    /// Bytes at rest of a file.
+    pub(crate) fn len(&self, file: usize) -> u64 {
+        self.0[file].durable.len() as u64
+    }
+
+    /// Flips a bit of what is at rest.
+    pub(crate) fn flip(&mut self, file: usize, bit: u64) {
+        self.0[file].durable[(bit / 8) as usize] ^= 1 << (bit % 8);
     }
 }
 

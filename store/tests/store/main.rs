@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 mod conformance;
+mod damage;
 #[allow(dead_code, reason = "the tests of power cuts share it")]
 mod dice;
 #[allow(dead_code, reason = "the tests of power cuts share it")]

@@ -79,6 +79,21 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// The first place from `place` on where a later frame begins, and its number: to go on behind damage.
+    pub(crate) fn resume(&mut self, place: u64, after: u64) -> io::Result<Option<(u64, u64)>> {
+        for place in place..self.sectors {
+            let (id, generation) = (self.id, self.generation);
+            if let Found::Whole(sector) = decode(id, place, self.sector(place)?)
+                && sector.generation == generation
+                && sector.first
+                && sector.frame > after
+            {
+                return Ok(Some((sector.frame, place)));
+            }
+        }
+        Ok(None)
+    }
+
     fn part(&mut self, place: u64, number: u64, first: bool) -> io::Result<Part> {
         if place >= self.sectors {
             return Ok(Part::Old);
