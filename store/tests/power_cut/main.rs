@@ -11,4 +11,5 @@ mod dice;
 #[path = "../store/disk.rs"]
 mod disk;
 mod history;
+mod kill;
 mod model;

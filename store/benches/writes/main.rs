@@ -1,0 +1,160 @@
+//! Durable writes: rate, latency and bytes written, for one client and for a hundred, of small and of larger values, by
+//! this store, SQLite (WAL, synchronous=FULL) and etcd, and a raw append with fdatasync, on the same disk in the same
+//! run. Prints figures, asserts nothing. `BENCH_DIR` decides which disk; the default is cargo's target folder.
+//!
+//! Bytes are `write_bytes` of the writing process (`/proc/<pid>/io`), from an empty store to a closed one where it
+//! closes, and beside them the sectors that the disk itself counts (`/sys/dev/block`), which others on it add to: run it
+//! on a file system of its own. Needs Debian's `sqlite3` and `etcd-server`.
+
+#![allow(clippy::unwrap_used, reason = "a bench may panic")]
+
+mod etcd;
+mod ours;
+mod sqlite;
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A heartbeat or an endpoint, and a small pod.
+const VALUES_BYTES: [usize; 2] = [200, 2048];
+/// Written over and over, like the objects of a cluster.
+const KEYS: usize = 2000;
+const LONE_WRITES: usize = 3000;
+const CLIENTS: usize = 100;
+const WRITES_PER_CLIENT: usize = 200;
+
+/// What is written, by how many.
+#[derive(Clone, Copy)]
+struct Load {
+    value_bytes: usize,
+    clients: usize,
+}
+
+impl Load {
+    fn writes_per_client(&self) -> usize {
+        if self.clients == 1 { LONE_WRITES } else { WRITES_PER_CLIENT }
+    }
+
+    /// The key and the value of a client's write; a large prime scatters the keys.
+    fn write(&self, client: usize, index: usize) -> (String, Vec<u8>) {
+        let number = (index * self.clients + client) * 7919;
+        (format!("pods/default/{:05}", number % KEYS), vec![b'a' + (number % 26) as u8; self.value_bytes])
+    }
+}
+
+/// What a run took.
+struct Figures {
+    per_second: f64,
+    p50: Duration,
+    p99: Duration,
+    bytes: f64,
+    device_bytes: f64,
+}
+
+/// Counts what a process and the disk write, and the time, from here on.
+struct Meter {
+    pid: u32,
+    dir: PathBuf,
+    begin: Instant,
+    bytes: u64,
+    device_bytes: u64,
+}
+
+impl Meter {
+    fn start(pid: u32, dir: &Path) -> Meter {
+        let (bytes, device_bytes) = (written(pid), device_written(dir));
+        Meter { pid, dir: dir.to_owned(), begin: Instant::now(), bytes, device_bytes }
+    }
+
+    /// The clients have their answers; what is written from here on still counts.
+    fn answered(&self) -> Duration {
+        self.begin.elapsed()
+    }
+
+    fn figures(&self, mut latencies: Vec<Duration>, elapsed: Duration) -> Figures {
+        latencies.sort_unstable();
+        let count = latencies.len();
+        Figures {
+            per_second: count as f64 / elapsed.as_secs_f64(),
+            p50: latencies[count / 2],
+            p99: latencies[count * 99 / 100],
+            bytes: (written(self.pid) - self.bytes) as f64 / count as f64,
+            device_bytes: (device_written(&self.dir) - self.device_bytes) as f64 / count as f64,
+        }
+    }
+}
+
+/// Bytes that a process has sent towards a disk.
+fn written(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+    io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).unwrap().parse().unwrap()
+}
+
+/// Bytes that the disk of a folder has written; zero where the kernel does not tell.
+fn device_written(dir: &Path) -> u64 {
+    let dev = fs::metadata(dir).unwrap().dev();
+    let (major, minor) = ((dev >> 8) & 0xfff, (dev & 0xff) | ((dev >> 12) & 0xf_ff00));
+    let stat = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).unwrap_or_default();
+    stat.split_whitespace().nth(6).map_or(0, |sectors| sectors.parse::<u64>().unwrap() * 512)
+}
+
+fn raw(dir: &Path, load: Load) -> Figures {
+    let mut file = File::create(dir.join("raw")).unwrap();
+    let meter = Meter::start(std::process::id(), dir);
+    let latencies: Vec<Duration> = (0..load.writes_per_client())
+        .map(|index| {
+            let start = Instant::now();
+            file.write_all(&load.write(0, index).1).unwrap();
+            file.sync_data().unwrap();
+            start.elapsed()
+        })
+        .collect();
+    meter.figures(latencies, meter.answered())
+}
+
+fn main() {
+    let dir = std::env::var_os("BENCH_DIR").map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from);
+    let dir = dir.join("store-writes");
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for value_bytes in VALUES_BYTES {
+        for clients in [1, CLIENTS] {
+            let load = Load { value_bytes, clients };
+            println!("\n{value_bytes} B, {clients} client(s), {KEYS} keys");
+            println!(
+                "{:<8}{:>10}{:>12}{:>12}{:>14}{:>15}{:>12}{:>12}",
+                "", "writes/s", "p50", "p99", "bytes/write", "device/write", "rate/etcd", "bytes/etcd"
+            );
+            let etcd = runtime.block_on(etcd::run(&dir, load));
+            let ours = runtime.block_on(ours::run(&dir, load));
+            let mut rows = vec![("bramble", ours), ("SQLite", sqlite::run(&dir, load))];
+            if clients == 1 {
+                rows.push(("raw", raw(&dir, load)));
+            }
+            for (name, figures) in &rows {
+                print(name, figures, &etcd);
+            }
+            print("etcd", &etcd, &etcd);
+        }
+    }
+    runtime.block_on(ours::others(&dir));
+    runtime.block_on(ours::large(&dir));
+    fs::remove_dir_all(&dir).unwrap();
+}
+
+fn print(name: &str, figures: &Figures, etcd: &Figures) {
+    println!(
+        "{name:<8}{:>10.0}{:>12.1?}{:>12.1?}{:>14.0}{:>15.0}{:>12.2}{:>12.2}",
+        figures.per_second,
+        figures.p50,
+        figures.p99,
+        figures.bytes,
+        figures.device_bytes,
+        figures.per_second / etcd.per_second,
+        figures.bytes / etcd.bytes
+    );
+}

@@ -1,0 +1,113 @@
+//! This store.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bramble_store::{Config, Durability, ListQuery, Precondition, Store, Write};
+
+use crate::{CLIENTS, Figures, KEYS, LONE_WRITES, Load, Meter};
+
+async fn write(store: &Store, load: Load, client: usize, index: usize, floor: Durability) {
+    let (key, value) = load.write(client, index);
+    store.write(vec![Write::put(key, Precondition::Any, value)], floor).await.unwrap();
+}
+
+async fn clients(store: &Store, load: Load, floor: Durability) -> Vec<Duration> {
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..load.clients {
+        let store = store.clone();
+        clients.spawn(async move {
+            let mut latencies = Vec::new();
+            for index in 0..load.writes_per_client() {
+                let start = Instant::now();
+                write(&store, load, client, index, floor).await;
+                latencies.push(start.elapsed());
+            }
+            latencies
+        });
+    }
+    clients.join_all().await.concat()
+}
+
+pub(crate) async fn run(dir: &Path, load: Load) -> Figures {
+    let dir = dir.join("bramble");
+    fs::create_dir_all(&dir).unwrap();
+    let meter = Meter::start(std::process::id(), &dir);
+    let store = Store::open(Config::redb(dir.join("store"))).unwrap();
+    let begin = Instant::now();
+    let latencies = clients(&store, load, Durability::Durable).await;
+    let elapsed = begin.elapsed();
+    // Closing takes along what is in the journal only.
+    drop(store);
+    let figures = meter.figures(latencies, elapsed);
+    fs::remove_dir_all(&dir).unwrap();
+    figures
+}
+
+/// What no peer has, or nobody compares: weaker writes, reads, size and memory.
+pub(crate) async fn others(dir: &Path) {
+    let load = Load { value_bytes: 2048, clients: CLIENTS };
+    let path = dir.join("others");
+    let store = Store::open(Config::redb(&path)).unwrap();
+    clients(&store, load, Durability::Durable).await;
+    println!();
+    let lone = Load { clients: 1, ..load };
+    for floor in [Durability::Deferred, Durability::Volatile] {
+        let meter = Meter::start(std::process::id(), dir);
+        let latencies = clients(&store, lone, floor).await;
+        let elapsed = meter.answered();
+        store.flush().await.unwrap();
+        let figures = meter.figures(latencies, elapsed);
+        println!("{floor:?}: {:.0} writes/s, {:.0} bytes a write", figures.per_second, figures.bytes);
+    }
+    let begin = Instant::now();
+    for index in 0..LONE_WRITES {
+        store.get(&lone.write(0, index).0).await.unwrap().unwrap();
+    }
+    println!("get: {:.0}/s", LONE_WRITES as f64 / begin.elapsed().as_secs_f64());
+    let (begin, mut pages) = (Instant::now(), 0);
+    let (mut after, mut at): (Option<String>, _) = (None, None);
+    loop {
+        let page = store.list(ListQuery { prefix: "pods/", after: after.as_deref(), limit: 500, at }).await.unwrap();
+        pages += 1;
+        at = Some(page.revision);
+        after = page.records.last().map(|record| record.key.clone());
+        if !page.more {
+            break;
+        }
+    }
+    println!("list of {KEYS} in {pages} pages: {:.1?}", begin.elapsed());
+    drop(store);
+    println!("file: {} KiB for {} KiB of values", fs::metadata(&path).unwrap().len() >> 10, (KEYS * 2048) >> 10);
+}
+
+/// Records of a large store, and what it must not take: memory that grows with them, time to open it after a kill, and
+/// a pause of whoever writes.
+pub(crate) async fn large(dir: &Path) {
+    const RECORDS: usize = 1_000_000;
+    let (path, killed) = (dir.join("large"), dir.join("killed"));
+    let store = Store::open(Config::redb(&path)).unwrap();
+    let mut slowest = Duration::ZERO;
+    for first in (0..RECORDS).step_by(100) {
+        let put = |index| Write::put(format!("pods/default/{index:07}"), Precondition::Any, vec![b'x'; 100]);
+        let start = Instant::now();
+        store.write((first..first + 100).map(put).collect(), Durability::Durable).await.unwrap();
+        slowest = slowest.max(start.elapsed());
+    }
+    println!("{RECORDS} records of 100 B: RSS {} KiB, slowest of their durable batches {slowest:.1?}", resident());
+    let journal = |path: &Path| format!("{}.journal", path.display());
+    fs::copy(&path, &killed).unwrap();
+    fs::copy(journal(&path), journal(&killed)).unwrap();
+    let begin = Instant::now();
+    let reopened = Store::open(Config::redb(&killed)).unwrap();
+    let size = fs::metadata(&killed).unwrap().len() >> 20;
+    println!("opened after a kill at {size} MiB: {:.1?}", begin.elapsed());
+    drop((store, reopened));
+}
+
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
