@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::seal::Sealing;
+
 /// Makes the storage under a file of the store, once for every open; tests cut the power there.
 pub type Door = Arc<dyn Fn() -> io::Result<Box<dyn redb::StorageBackend>> + Send + Sync>;
 
@@ -73,6 +75,8 @@ pub struct Config {
     pub verify_bytes_max: u64,
     /// redb's page cache.
     pub cache_bytes: usize,
+    /// What is sealed at rest; nothing, unless somebody says so.
+    pub sealing: Sealing,
 }
 
 impl Config {
@@ -94,6 +98,7 @@ impl Config {
             compact_bytes_min: 32 << 20,
             verify_bytes_max: 16 << 20,
             cache_bytes: 2 << 20,
+            sealing: Sealing::default(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::backend::BackingError;
 use crate::record::Revision;
+use crate::seal::SealError;
 
 /// Why a store did not open.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +24,9 @@ pub enum OpenError {
     /// The file cannot be read, written or understood.
     #[error("cannot open the store")]
     Backend(#[source] BackingError),
+    /// The keys do not open what is sealed in it; nothing was changed.
+    #[error("cannot open what is sealed in the store")]
+    Sealed(#[source] SealError),
     /// No thread for the writer.
     #[error("cannot start the writer")]
     Thread(#[source] std::io::Error),

@@ -36,39 +36,59 @@ pub(crate) struct Version {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Damaged;
 
-/// Form of a record at rest: format byte, CRC-32 over key, revision and value, revision, value.
-const FORMAT: u8 = 1;
+/// Form of a record at rest: format byte, CRC-32 over key, revision and body, revision, body. The body is the value, or
+/// what seals it.
+const PLAIN: u8 = 1;
+const SEALED: u8 = 2;
 const HEADER_BYTES: usize = 1 + 4 + 8;
 
-fn checksum(key: &str, revision: &[u8], value: &[u8]) -> u32 {
+fn checksum(key: &str, revision: &[u8], body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(key.as_bytes());
     hasher.update(revision);
-    hasher.update(value);
+    hasher.update(body);
     hasher.finalize()
 }
 
-/// The bytes at rest of a version of `key`.
-pub(crate) fn encode(key: &str, version: &Version) -> Bytes {
-    let revision = version.revision.0.to_le_bytes();
-    let mut raw = Vec::with_capacity(HEADER_BYTES + version.value.len());
-    raw.push(FORMAT);
-    raw.extend_from_slice(&checksum(key, &revision, &version.value).to_le_bytes());
+fn frame(format: u8, key: &str, revision: Revision, body: &[u8]) -> Bytes {
+    let revision = revision.0.to_le_bytes();
+    let mut raw = Vec::with_capacity(HEADER_BYTES + body.len());
+    raw.push(format);
+    raw.extend_from_slice(&checksum(key, &revision, body).to_le_bytes());
     raw.extend_from_slice(&revision);
-    raw.extend_from_slice(&version.value);
+    raw.extend_from_slice(body);
     raw.into()
 }
 
-/// The inverse of [`encode`]; the key takes part in the checksum, so a value under a foreign key is found out.
-pub(crate) fn decode(key: &str, raw: &[u8]) -> Result<Version, Damaged> {
-    let (header, value) = raw.split_at_checked(HEADER_BYTES).ok_or(Damaged)?;
+/// The bytes at rest of a version of `key`, in plain form.
+pub(crate) fn encode(key: &str, version: &Version) -> Bytes {
+    frame(PLAIN, key, version.revision, &version.value)
+}
+
+/// The same around a sealed value.
+pub(crate) fn encode_sealed(key: &str, revision: Revision, body: &[u8]) -> Bytes {
+    frame(SEALED, key, revision, body)
+}
+
+/// A whole record at rest; its checksum holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Parsed<'a> {
+    pub(crate) revision: Revision,
+    pub(crate) sealed: bool,
+    pub(crate) body: &'a [u8],
+}
+
+/// The inverse; the key takes part in the checksum, so a value under a foreign key is found out. Needs no key to check
+/// a sealed record.
+pub(crate) fn parse<'a>(key: &str, raw: &'a [u8]) -> Result<Parsed<'a>, Damaged> {
+    let (header, body) = raw.split_at_checked(HEADER_BYTES).ok_or(Damaged)?;
     let (format, rest) = header.split_first().ok_or(Damaged)?;
     let (crc, revision) = rest.split_at(4);
-    if *format != FORMAT || crc != checksum(key, revision, value).to_le_bytes() {
+    if ![PLAIN, SEALED].contains(format) || crc != checksum(key, revision, body).to_le_bytes() {
         return Err(Damaged);
     }
-    let revision = u64::from_le_bytes(revision.try_into().map_err(|_| Damaged)?);
-    Ok(Version { revision: Revision(revision), value: Bytes::copy_from_slice(value) })
+    let revision = Revision(u64::from_le_bytes(revision.try_into().map_err(|_| Damaged)?));
+    Ok(Parsed { revision, sealed: *format == SEALED, body })
 }
 
 #[cfg(test)]
@@ -79,13 +99,15 @@ mod tests {
     fn every_flipped_bit_and_a_foreign_key_are_found_out() {
         let version = Version { revision: Revision(7), value: Bytes::from_static(b"{\"a\":1}") };
         let raw = encode("pods/a", &version);
-        assert_eq!(decode("pods/a", &raw), Ok(version));
-        assert_eq!(decode("pods/b", &raw), Err(Damaged));
-        assert_eq!(decode("pods/a", &raw[..HEADER_BYTES - 1]), Err(Damaged));
+        let parsed = parse("pods/a", &raw).unwrap();
+        assert_eq!((parsed.revision, parsed.sealed, parsed.body), (version.revision, false, &version.value[..]));
+        assert_eq!(parse("pods/b", &raw), Err(Damaged));
+        assert_eq!(parse("pods/a", &raw[..HEADER_BYTES - 1]), Err(Damaged));
+        // A flip that turns the format byte into the other one must not pass either: they differ in two bits.
         for bit in 0..raw.len() * 8 {
             let mut flipped = raw.to_vec();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(decode("pods/a", &flipped), Err(Damaged), "bit {bit}");
+            assert_eq!(parse("pods/a", &flipped), Err(Damaged), "bit {bit}");
         }
     }
 }

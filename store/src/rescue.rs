@@ -19,7 +19,7 @@ use crate::backend::tree::{META, RECORDS, Range, Seen, Tree};
 use crate::backend::{Backing, BackingError, Commit, Meta};
 use crate::config::Config;
 use crate::error::OpenError;
-use crate::record::{Revision, decode};
+use crate::record::{Revision, parse};
 use crate::snapshot::RESTORE_JUMP;
 
 /// Records of one commit of a rescue, in bytes: what it may take of memory.
@@ -177,12 +177,12 @@ fn own(tree: &Tree<'_>, report: &mut Report) -> io::Result<()> {
 
 /// One record, if it is whole.
 fn record(key: &[u8], raw: &[u8], report: &mut Report, highest: &mut u64, take: Take<'_>) -> Result<(), RescueError> {
-    let version = std::str::from_utf8(key).ok().and_then(|key| Some((key, decode(key, raw).ok()?)));
-    let Some((key, version)) = version else {
+    let parsed = std::str::from_utf8(key).ok().and_then(|key| Some((key, parse(key, raw).ok()?)));
+    let Some((key, parsed)) = parsed else {
         report.lose(format!("the record {}", String::from_utf8_lossy(key)));
         return Ok(());
     };
-    *highest = (*highest).max(version.revision.0);
+    *highest = (*highest).max(parsed.revision.0);
     report.records += 1;
     take(key, raw)
 }

@@ -1,26 +1,30 @@
 //! Shell: a consistent copy of a running store in one stream, and a store made from such a copy.
 
+mod format;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+
+use self::format::Encoder;
+pub use self::format::Summary;
 use crate::backend::redb::{RedbBacking, put_in_place};
 use crate::backend::{Backing, BackingError, Commit, Meta};
 use crate::config::Config;
 use crate::error::{OpenError, ReadError};
 use crate::page;
-use crate::record::{Revision, Version, decode, encode};
+use crate::record::{Revision, Version, encode};
+use crate::seal::{KEYS_PREFIX, SealError, Sealer, key_of};
 use crate::store::Store;
-use crate::write::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 /// A restored store goes on so far above its snapshot that nothing shown since then comes again: years of writes at
 /// full speed, and still room for a hundred million restores.
 pub const RESTORE_JUMP: u64 = 1 << 36;
 
-/// First bytes of a snapshot; then the revision, records (`key length, key, length, bytes at rest`), and a key length
-/// of zero with the number of records, which a torn copy lacks. All numbers are little-endian.
-const MAGIC: &[u8; 16] = b"bramble-store-1\n";
 /// Records of one restoring commit, in bytes: what it may take of memory.
 const CHUNK_BYTES: usize = 1 << 20;
 
@@ -39,6 +43,9 @@ pub enum SnapshotError {
     /// There is a store already.
     #[error("{} exists", .0.display())]
     Exists(PathBuf),
+    /// A record could not be sealed.
+    #[error("cannot seal a record")]
+    Seal(#[source] SealError),
     /// The new store could not be made.
     #[error("cannot make the store")]
     Open(#[source] OpenError),
@@ -48,19 +55,25 @@ pub enum SnapshotError {
 }
 
 impl Store {
-    /// Writes all records of one revision, which it gives; the store goes on meanwhile. Blocks on `out`.
-    pub fn snapshot(&self, mut out: impl Write) -> Result<Revision, SnapshotError> {
+    /// Writes all records of one revision, which it gives; the store goes on meanwhile. Blocks on `out`. What is sealed
+    /// stays so.
+    pub fn snapshot(&self, out: impl Write) -> Result<Revision, SnapshotError> {
         let view = self.view("", None, None).map_err(SnapshotError::Read)?;
-        let revision = view.revision;
-        out.write_all(MAGIC)?;
-        out.write_all(&revision.0.to_le_bytes())?;
-        let mut records = 0u64;
-        let mut failed = None;
-        page::each(view, "", None, &mut |key, version| match put(&mut out, key, &version) {
-            Ok(()) => {
-                records += 1;
-                ControlFlow::Continue(())
+        let (revision, sealer) = (view.revision, view.shown.sealer.clone());
+        let mut encoder = Encoder::new(out, revision)?;
+        let mut keys_used = BTreeSet::new();
+        let mut record = |key: &str, version: &Version| -> Result<(), SnapshotError> {
+            // The keys come last: a rotation may bring new ones meanwhile.
+            if key.starts_with(KEYS_PREFIX) {
+                return Ok(());
             }
+            let raw = sealer.encode(key, version).map_err(SnapshotError::Seal)?;
+            keys_used.extend(Sealer::sealed_by(key, &raw));
+            Ok(encoder.record(key, &raw)?)
+        };
+        let mut failed = None;
+        page::each(view, "", None, &mut |key, version| match record(key, &version) {
+            Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 failed = Some(error);
                 ControlFlow::Break(())
@@ -68,25 +81,23 @@ impl Store {
         })
         .map_err(SnapshotError::Read)?;
         failed.map_or(Ok(()), Err)?;
-        out.write_all(&0u32.to_le_bytes())?;
-        out.write_all(&records.to_le_bytes())?;
-        out.flush()?;
+        for id in keys_used {
+            let (key, value) = (key_of(id), sealer.wrapped(id).unwrap_or_default());
+            encoder.record(&key, &encode(&key, &Version { revision, value }))?;
+        }
+        encoder.finish()?.flush()?;
         Ok(revision)
     }
 }
 
-fn put(out: &mut impl Write, key: &str, version: &Version) -> io::Result<()> {
-    let raw = encode(key, version);
-    for part in [key.as_bytes(), &raw] {
-        out.write_all(&u32::try_from(part.len()).map_err(io::Error::other)?.to_le_bytes())?;
-        out.write_all(part)?;
-    }
-    Ok(())
+/// Reads a snapshot to its end, and checks all of it.
+pub fn inspect(snapshot: impl Read) -> Result<Summary, SnapshotError> {
+    format::read(snapshot, |_| Ok(()), |_, _, _| Ok(()))
 }
 
 /// Makes a store at `path` from a snapshot; there must be none. All its records are shown at the revision that it
 /// gives, [`RESTORE_JUMP`] above the snapshot's, and everything earlier is compacted.
-pub fn restore(path: &Path, mut snapshot: impl Read) -> Result<Revision, SnapshotError> {
+pub fn restore(path: &Path, snapshot: impl Read) -> Result<Revision, SnapshotError> {
     if path.exists() {
         return Err(SnapshotError::Exists(path.to_owned()));
     }
@@ -97,65 +108,29 @@ pub fn restore(path: &Path, mut snapshot: impl Read) -> Result<Revision, Snapsho
         fs::remove_file(&making)?;
     }
     let mut backing = RedbBacking::open(&Config::redb(&making)).map_err(SnapshotError::Open)?;
-    let revision = fill(&mut backing, &mut snapshot)?;
+    let revision = fill(&mut backing, snapshot)?;
     drop(backing);
     put_in_place(&making, path)?;
     Ok(revision)
 }
 
-fn fill(backing: &mut dyn Backing, snapshot: &mut impl Read) -> Result<Revision, SnapshotError> {
-    if &bytes::<16>(snapshot)? != MAGIC {
-        return Err(SnapshotError::Malformed("it does not begin like one"));
-    }
-    let jumped = u64::from_le_bytes(bytes(snapshot)?)
-        .checked_add(RESTORE_JUMP)
-        .ok_or(SnapshotError::Malformed("its revision is out of range"))?;
-    let mut commit = Commit::default();
-    let (mut records, mut chunk) = (0u64, 0);
-    loop {
-        let key = part(snapshot, KEY_BYTES_MAX)?;
-        if key.is_empty() {
-            break;
-        }
-        let key = String::from_utf8(key).map_err(|_| SnapshotError::Malformed("a key is not text"))?;
-        // The bytes at rest are the value with a short header.
-        let raw = part(snapshot, VALUE_BYTES_MAX + 64)?;
-        decode(&key, &raw).map_err(|_| SnapshotError::Malformed("a record is corrupt"))?;
+fn fill(backing: &mut dyn Backing, snapshot: impl Read) -> Result<Revision, SnapshotError> {
+    let (mut commit, mut chunk, mut jumped) = (Commit::default(), 0, 0);
+    let begin = |revision: Revision| {
+        let far = SnapshotError::Malformed("its revision is out of range");
+        jumped = revision.0.checked_add(RESTORE_JUMP).ok_or(far)?;
+        Ok(())
+    };
+    format::read(snapshot, begin, |key, raw, _| {
         chunk += raw.len();
-        records += 1;
-        commit.records.insert(key.into(), Some(raw.into()));
+        commit.records.insert(key.into(), Some(Bytes::copy_from_slice(raw)));
         if chunk > CHUNK_BYTES {
             backing.commit(&std::mem::take(&mut commit))?;
             chunk = 0;
         }
-    }
-    if u64::from_le_bytes(bytes(snapshot)?) != records {
-        return Err(SnapshotError::Malformed("records are missing"));
-    }
+        Ok(())
+    })?;
     commit.meta = Some(Meta { reserved: jumped, floor: jumped, ..Meta::default() });
     backing.commit(&commit)?;
     Ok(Revision(jumped))
-}
-
-fn bytes<const N: usize>(from: &mut impl Read) -> Result<[u8; N], SnapshotError> {
-    let mut bytes = [0; N];
-    from.read_exact(&mut bytes).map_err(torn)?;
-    Ok(bytes)
-}
-
-fn part(from: &mut impl Read, bytes_max: usize) -> Result<Vec<u8>, SnapshotError> {
-    let len = u32::from_le_bytes(bytes(from)?) as usize;
-    if len > bytes_max {
-        return Err(SnapshotError::Malformed("a length is out of range"));
-    }
-    let mut part = vec![0; len];
-    from.read_exact(&mut part).map_err(torn)?;
-    Ok(part)
-}
-
-fn torn(error: io::Error) -> SnapshotError {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof => SnapshotError::Malformed("it is torn"),
-        _ => SnapshotError::Io(error),
-    }
 }

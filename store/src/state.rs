@@ -8,7 +8,8 @@ use crate::error::{ReadError, WatchError};
 use crate::history::{Event, EventKind, Ring};
 use crate::overlay::{Held, Overlay};
 use crate::page::Unread;
-use crate::record::{Revision, Version, decode};
+use crate::record::{Revision, Version};
+use crate::seal::Sealer;
 use crate::stage::{Current, Pending};
 use crate::write::{Durability, resource};
 
@@ -28,6 +29,7 @@ pub(crate) struct Shown {
     pub(crate) floor: Revision,
     /// Resources whose records may have been shown newer than they are at rest, by an earlier boot.
     pub(crate) soft: BTreeSet<String>,
+    pub(crate) sealer: Arc<Sealer>,
 }
 
 impl Shown {
@@ -39,7 +41,7 @@ impl Shown {
 
     /// A record at rest, as it is shown.
     pub(crate) fn current(&self, key: &str, raw: &[u8]) -> Current {
-        match decode(key, raw) {
+        match self.sealer.decode(key, raw) {
             Ok(version) => {
                 Current::Version(Version { revision: self.revision(key, version.revision), value: version.value })
             }

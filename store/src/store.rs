@@ -1,20 +1,23 @@
 //! Shell: the store's door: reads on the caller's thread, writes through the one writer.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
-use crate::backend::Backing;
 use crate::backend::journaled::JournaledBacking;
 use crate::backend::memory::MemoryBacking;
+use crate::backend::{Backing, Commit};
 use crate::config::{Backend, Config};
 use crate::error::{OpenError, ReadError, WatchError, WriteError};
 use crate::page;
 use crate::query::{ListQuery, Page};
-use crate::record::{Record, Revision, Version};
+use crate::record::{Record, Revision, Version, encode, parse};
+use crate::seal::{self, KEYS_PREFIX, SealError, Sealer};
 use crate::stage::Current;
 use crate::state::{Shown, State, View, read};
 use crate::watch::Watch;
@@ -42,6 +45,10 @@ impl Shared {
     /// Never held across a commit or an await.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn sealer(&self) -> Arc<Sealer> {
+        self.state().shown.sealer.clone()
     }
 
     fn wakes(&self) -> MutexGuard<'_, HashMap<String, Arc<Notify>>> {
@@ -95,13 +102,14 @@ pub struct Store {
 impl Store {
     /// Opens or makes the store. Blocks; after a power cut for as long as a check of the file takes.
     pub fn open(config: Config) -> Result<Store, OpenError> {
-        let backing: Box<dyn Backing> = match &config.backend {
+        let mut backing: Box<dyn Backing> = match &config.backend {
             Backend::Memory => Box::new(MemoryBacking::default()),
             Backend::Redb(_) | Backend::Doors { .. } => Box::new(JournaledBacking::open(&config)?),
         };
         let meta = backing.meta().map_err(OpenError::Backend)?;
         let base = Revision(meta.reserved.max(FIRST_REVISION));
-        let shown = Shown { base, floor: Revision(meta.floor), soft: meta.soft.clone() };
+        let sealer = Arc::new(open_sealer(&mut *backing, &config, base)?);
+        let shown = Shown { base, floor: Revision(meta.floor), soft: meta.soft.clone(), sealer };
         let snapshot = backing.snapshot().map_err(OpenError::Backend)?;
         let state = State::new(shown, snapshot, config.history_bytes, config.history_bytes_per_resource);
         let shared = Arc::new(Shared {
@@ -122,7 +130,7 @@ impl Store {
         Ok(Store { handle: Arc::new(Handle { shared, writer: Mutex::new(Some(writer)) }) })
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.handle.shared
     }
 
@@ -139,7 +147,7 @@ impl Store {
         self.request(|answer| Request::Flush { answer }).await
     }
 
-    async fn request(
+    pub(crate) async fn request(
         &self,
         request: impl FnOnce(oneshot::Sender<Result<Revision, WriteError>>) -> Request,
     ) -> Result<Revision, WriteError> {
@@ -280,6 +288,33 @@ impl Store {
             announced.await;
         }
     }
+}
+
+/// Unwraps the data keys at rest, and commits those that are made now before anything is sealed with them.
+fn open_sealer(backing: &mut dyn Backing, config: &Config, base: Revision) -> Result<Sealer, OpenError> {
+    let mut wrapped = BTreeMap::new();
+    let mut damaged = None;
+    let snapshot = backing.snapshot().map_err(OpenError::Backend)?;
+    let scanned = snapshot.scan(KEYS_PREFIX, None, &mut |key, raw| {
+        match (seal::id_of(key), parse(key, raw)) {
+            (Some(id), Ok(parsed)) => drop(wrapped.insert(id, Bytes::copy_from_slice(parsed.body))),
+            _ => damaged = Some(SealError::Damaged { key: key.to_owned() }),
+        }
+        ControlFlow::Continue(())
+    });
+    scanned.map_err(OpenError::Backend)?;
+    damaged.map_or(Ok(()), Err).map_err(OpenError::Sealed)?;
+    let (sealer, made) = Sealer::open(config.sealing.clone(), &wrapped).map_err(OpenError::Sealed)?;
+    if !made.is_empty() {
+        let mut commit = Commit::default();
+        for (id, value) in made {
+            let key = seal::key_of(id);
+            let raw = encode(&key, &Version { revision: base, value });
+            commit.records.insert(key.into(), Some(raw));
+        }
+        backing.commit(&commit).map_err(OpenError::Backend)?;
+    }
+    Ok(sealer)
 }
 
 fn record(key: &str, version: Version) -> Record {

@@ -79,7 +79,9 @@ pub(crate) fn validate(batch: &[Write]) -> Result<(), WriteError> {
         return Err(WriteError::BatchTooLarge { writes: batch.len() });
     }
     for (index, write) in batch.iter().enumerate() {
-        if resource(&write.key).is_none() || write.key.len() > KEY_BYTES_MAX {
+        // A resource that begins with a dot is the store's own.
+        let foreign = resource(&write.key).is_some_and(|resource| !resource.starts_with('.'));
+        if !foreign || write.key.len() > KEY_BYTES_MAX {
             return Err(WriteError::InvalidKey { key: write.key.clone() });
         }
         if batch[..index].iter().any(|earlier| earlier.key == write.key) {
@@ -105,6 +107,7 @@ mod tests {
         assert!(validate(&[put("pods/a"), put("pods/a")]).is_err());
         assert!(validate(&[put("pods")]).is_err());
         assert!(validate(&[put("/a")]).is_err());
+        assert!(validate(&[put(".sealing/a")]).is_err());
         assert!(validate(&[put(&format!("pods/{}", "x".repeat(KEY_BYTES_MAX)))]).is_err());
         assert!(validate(&[Write::put("pods/a", Precondition::Any, vec![0; VALUE_BYTES_MAX + 1])]).is_err());
         assert_eq!(resource("deployments.apps/default/web"), Some("deployments.apps"));

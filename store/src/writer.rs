@@ -5,17 +5,17 @@
 //!                                   -> else stage, with everything after it -> one commit -> publish -> answer
 //! ```
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use crate::backend::{Backing, BackingError, Commit, Meta, Snapshot};
 use crate::error::WriteError;
 use crate::history::{Event, EventKind};
-use crate::record::{Revision, Version, encode};
+use crate::record::{Revision, Version};
+use crate::seal::{SealError, Sealer};
 use crate::stage::{Current, Stage, evaluate};
 use crate::state::{Publication, read};
 use crate::store::Shared;
@@ -28,8 +28,19 @@ const FULL_GROWTH_BYTES: usize = 512;
 
 /// What callers send.
 pub(crate) enum Request {
-    Write { batch: Vec<Write>, floor: Durability, answer: oneshot::Sender<Result<Revision, WriteError>> },
-    Flush { answer: oneshot::Sender<Result<Revision, WriteError>> },
+    Write {
+        batch: Vec<Write>,
+        floor: Durability,
+        answer: oneshot::Sender<Result<Revision, WriteError>>,
+    },
+    /// Records at rest that are sealed otherwise than they would be now are written again, as they are.
+    Reseal {
+        keys: Vec<String>,
+        answer: oneshot::Sender<Result<Revision, WriteError>>,
+    },
+    Flush {
+        answer: oneshot::Sender<Result<Revision, WriteError>>,
+    },
 }
 
 impl Request {
@@ -39,7 +50,7 @@ impl Request {
     }
 
     fn answer(self, result: Result<Revision, WriteError>) {
-        let (Request::Write { answer, .. } | Request::Flush { answer }) = self;
+        let (Request::Write { answer, .. } | Request::Reseal { answer, .. } | Request::Flush { answer }) = self;
         // The caller may have gone; its write stands.
         let _ = answer.send(result);
     }
@@ -122,6 +133,7 @@ struct Group {
     puts: bool,
     freed: usize,
     soft: Vec<String>,
+    resealed: Vec<(Arc<str>, Version)>,
 }
 
 /// No space at the last try: puts are refused until so much more is deleted, or until this time.
@@ -133,6 +145,7 @@ struct Full {
 pub(crate) struct Writer {
     shared: Arc<Shared>,
     backing: Box<dyn Backing>,
+    sealer: Arc<Sealer>,
     meta: Meta,
     /// The last revision given out, published or not.
     assigned: u64,
@@ -143,7 +156,8 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>, backing: Box<dyn Backing>, meta: Meta, base: Revision) -> Writer {
-        Writer { shared, backing, meta, assigned: base.0, dirty_since: None, full: None, failed: None }
+        let sealer = shared.sealer();
+        Writer { shared, backing, sealer, meta, assigned: base.0, dirty_since: None, full: None, failed: None }
     }
 
     /// Until the queue is closed; what is deferred is at rest then.
@@ -189,10 +203,14 @@ impl Writer {
         if let Some(reason) = &self.failed {
             return Err(WriteError::Backend { reason: reason.clone() });
         }
-        let Request::Write { batch, floor, .. } = request else {
-            // What is deferred goes along with the commit.
-            group.commit |= self.shared.state().oldest_deferred.is_some();
-            return Ok(Revision(0));
+        let (batch, floor) = match request {
+            Request::Write { batch, floor, .. } => (batch, floor),
+            Request::Reseal { keys, .. } => return self.reseal(group, keys),
+            Request::Flush { .. } => {
+                // What is deferred goes along with the commit.
+                group.commit |= self.shared.state().oldest_deferred.is_some();
+                return Ok(Revision(0));
+            }
         };
         let revision = Revision(self.assigned + 1);
         let events = evaluate(batch, revision, |key| current(&group.stage, &self.shared, key))?;
@@ -231,10 +249,30 @@ impl Writer {
         Ok(revision)
     }
 
+    /// Takes the records at rest in, with their stored revisions; what is staged later replaces them.
+    fn reseal(&self, group: &mut Group, keys: &[String]) -> Result<Revision, WriteError> {
+        let snapshot = self.shared.state().snapshot.clone();
+        for key in keys {
+            let mut found = None;
+            let read = snapshot.get(key, &mut |raw| {
+                if self.sealer.stale(key, raw) {
+                    found = self.sealer.decode(key, raw).ok();
+                }
+            });
+            read.map_err(|error| WriteError::Backend { reason: error.to_string() })?;
+            group.resealed.extend(found.map(|version| (key.as_str().into(), version)));
+        }
+        group.commit |= !group.resealed.is_empty();
+        Ok(Revision(0))
+    }
+
     /// One commit of everything staged and deferred, then publication.
     fn commit(&mut self, group: Group) {
         let over = self.over();
-        let commit = self.gather(&group, over);
+        let commit = match self.gather(&group, over) {
+            Ok(commit) => commit,
+            Err(error) => return self.refuse(group, BackingError::Failed(error.to_string())),
+        };
         let snapshot = if commit.records.is_empty() && commit.meta.is_none() {
             Ok(self.shared.state().snapshot.clone())
         } else {
@@ -253,14 +291,21 @@ impl Writer {
         }
     }
 
-    fn gather(&self, group: &Group, over: bool) -> Commit {
+    fn gather(&self, group: &Group, over: bool) -> Result<Commit, SealError> {
+        let mut versions: BTreeMap<_, _> =
+            group.resealed.iter().map(|(key, version)| (key.clone(), Some(version.clone()))).collect();
         let state = self.shared.state();
-        let mut commit = Commit { frees: !group.puts, ..Commit::default() };
         for (key, held) in state.overlay.iter().filter(|(_, held)| over || held.deferred.is_some()) {
-            commit.records.insert(key.clone(), at_rest(key, held.version.as_ref()));
+            versions.insert(key.clone(), held.version.clone());
         }
         for (key, pending) in group.stage.pending.iter().filter(|(_, p)| p.floor > Durability::Volatile) {
-            commit.records.insert(key.clone(), at_rest(key, pending.version.as_ref()));
+            versions.insert(key.clone(), pending.version.clone());
+        }
+        drop(state);
+        let mut commit = Commit { frees: !group.puts, ..Commit::default() };
+        for (key, version) in versions {
+            let raw = version.map(|version| self.sealer.encode(&key, &version)).transpose()?;
+            commit.records.insert(key, raw);
         }
         let block = self.shared.config.revision_block.max(1);
         let near = self.assigned + block / 4 > self.meta.reserved;
@@ -273,7 +318,7 @@ impl Writer {
             }
             commit.meta = Some(meta);
         }
-        commit
+        Ok(commit)
     }
 
     fn count_freed(&mut self, freed: usize) {
@@ -342,10 +387,6 @@ impl Writer {
             request.answer(result.map(|revision| if revision == Revision(0) { published } else { revision }));
         }
     }
-}
-
-fn at_rest(key: &str, version: Option<&Version>) -> Option<Bytes> {
-    version.map(|version| encode(key, version))
 }
 
 /// Whether an event needs room that a full disk does not have.

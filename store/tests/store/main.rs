@@ -10,5 +10,6 @@ mod dice;
 mod disk;
 mod full;
 mod model;
+mod sealing;
 mod snapshots;
 mod watches;
