@@ -265,6 +265,12 @@ impl Runtime {
         Ok(self.container_records().iter().map(|(id, record)| self.status(id, record)).collect())
     }
 
+    /// The ids of a sandbox's containers.
+    pub fn containers_of(&self, sandbox_id: &str) -> Vec<String> {
+        let of_sandbox = |(_, record): &(&String, &Arc<ContainerRecord>)| record.sandbox_id == sandbox_id;
+        locked(&self.containers).iter().filter(of_sandbox).map(|(id, _)| id.clone()).collect()
+    }
+
     /// One container.
     pub fn container(&self, id: &str) -> Result<ContainerStatus, Error> {
         self.container_record(id).map(|record| self.status(id, &record))

@@ -16,7 +16,7 @@ use crate::{
     record::{self, SandboxRecord, ShimRecord},
     rootfs,
     shim::exit::now_ns,
-    status::{SandboxStatus, Stats},
+    status::{ContainerStatus, SandboxStatus, Stats},
     wire::{ID_MAX, Request, Verb},
 };
 
@@ -91,6 +91,16 @@ impl Runtime {
     pub fn sandboxes(&self) -> Result<Vec<SandboxStatus>, Error> {
         let records: Vec<_> = locked(&self.sandboxes).values().cloned().collect();
         Ok(records.iter().map(|record| self.sandbox_status(record)).collect())
+    }
+
+    /// The sandboxes of one pod, and their containers.
+    pub fn pod(&self, uid: &str) -> Result<(Vec<SandboxStatus>, Vec<ContainerStatus>), Error> {
+        let of_pod = |record: &&Arc<SandboxRecord>| record.config.pod.uid == uid;
+        let records: Vec<_> = locked(&self.sandboxes).values().filter(of_pod).cloned().collect();
+        let sandboxes: Vec<_> = records.iter().map(|record| self.sandbox_status(record)).collect();
+        let mut containers = self.container_records();
+        containers.retain(|(_, record)| sandboxes.iter().any(|sandbox| sandbox.id == record.sandbox_id));
+        Ok((sandboxes, containers.iter().map(|(id, record)| self.status(id, record)).collect()))
     }
 
     /// One sandbox.
