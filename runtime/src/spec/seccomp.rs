@@ -1,7 +1,8 @@
 //! Pure: the RuntimeDefault seccomp profile, as a table of facts, and the reading of Localhost profiles.
 //!
-//! The table says what Docker's and containerd's default profile says: an allow list, with EPERM for the rest. Only the
-//! native architecture is emitted: each further one costs milliseconds at every start, and no image of ours is foreign.
+//! The table says what Docker's and containerd's default profile says (compared with `github.com/moby/profiles/seccomp`
+//! v0.3.0, rule by rule): an allow list, with EPERM for the rest. Only the native architecture is emitted: each further
+//! one costs milliseconds at every start, and no image of ours is foreign.
 
 use serde_json::{Value, json};
 
@@ -44,10 +45,11 @@ timerfd_settime64 times tkill truncate truncate64 ugetrlimit umask uname unlink 
 utimensat_time64 utimes vfork vmsplice wait4 waitid waitpid write writev";
 
 /// Allowed on one architecture.
-const BY_ARCHITECTURE: [(&str, &str); 3] = [
+const BY_ARCHITECTURE: [(&str, &str); 4] = [
     ("x86_64", "arch_prctl modify_ldt"),
     ("arm", "arm_fadvise64_64 arm_sync_file_range sync_file_range2 breakpoint cacheflush set_tls"),
     ("aarch64", "arm_fadvise64_64 arm_sync_file_range sync_file_range2 breakpoint cacheflush set_tls"),
+    ("riscv64", "riscv_flush_icache"),
 ];
 
 /// Allowed to a container with the capability.
@@ -55,8 +57,9 @@ const BY_CAPABILITY: [(&str, &str); 14] = [
     ("CAP_DAC_READ_SEARCH", "open_by_handle_at"),
     (
         "CAP_SYS_ADMIN",
-        "bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr move_mount \
-         open_tree perf_event_open quotactl quotactl_fd setdomainname sethostname setns syslog umount umount2 unshare",
+        "bpf clone clone3 fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie lsm_get_self_attr \
+         lsm_list_modules lsm_set_self_attr mount mount_setattr move_mount open_tree perf_event_open quotactl \
+         quotactl_fd setdomainname sethostname setns syslog umount umount2 unshare",
     ),
     ("CAP_SYS_BOOT", "reboot"),
     ("CAP_SYS_CHROOT", "chroot"),
@@ -76,8 +79,12 @@ const BY_CAPABILITY: [(&str, &str); 14] = [
 const PERSONALITIES: [u64; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 /// The CLONE_NEW* flags; without CAP_SYS_ADMIN none may be set.
 const NAMESPACE_FLAGS: u64 = 0x7E02_0000;
-/// AF_VSOCK reaches other virtual machines around the network namespace.
-const AF_VSOCK: u64 = 40;
+/// Every address family below this one (AF_UNSPEC, AF_UNIX, AF_INET) may be used.
+const FAMILIES_BELOW: u64 = 3;
+/// And each of these. Left out are the kernel's crypto interface (AF_ALG, 38), AF_VSOCK (40), which reaches other virtual
+/// machines around the network namespace, and protocols that hardly anybody speaks or maintains.
+const FAMILIES: [u64; 29] =
+    [7, 8, 9, 10, 13, 14, 15, 16, 17, 18, 21, 22, 24, 26, 27, 28, 29, 30, 31, 32, 33, 35, 36, 39, 41, 42, 43, 44, 45];
 
 /// The native architecture's name in a specification.
 pub(crate) fn native(architecture: &str) -> &'static str {
@@ -111,7 +118,10 @@ pub(crate) fn runtime_default(architecture: &str, capabilities: &[String]) -> Va
     for value in PERSONALITIES {
         rules.push(when("personality", json!({ "index": 0, "value": value, "op": "SCMP_CMP_EQ" })));
     }
-    rules.push(when("socket", json!({ "index": 0, "value": AF_VSOCK, "op": "SCMP_CMP_NE" })));
+    rules.push(when("socket", json!({ "index": 0, "value": FAMILIES_BELOW, "op": "SCMP_CMP_LT" })));
+    for family in FAMILIES {
+        rules.push(when("socket", json!({ "index": 0, "value": family, "op": "SCMP_CMP_EQ" })));
+    }
     if !has("CAP_SYS_ADMIN") {
         let none = json!({ "index": 0, "value": NAMESPACE_FLAGS, "valueTwo": 0, "op": "SCMP_CMP_MASKED_EQ" });
         rules.push(when("clone", none));
@@ -196,6 +206,23 @@ mod tests {
         assert!(allows(&admin, "mount") && allows(&admin, "clone3") && allows(&admin, "reboot"));
         assert!(!allows(&admin, "arch_prctl"));
         assert_eq!(admin["architectures"], json!(["SCMP_ARCH_AARCH64"]));
+    }
+
+    #[test]
+    fn sockets_are_of_families_that_upstream_allows() {
+        let profile = runtime_default("x86_64", &["CAP_SYS_ADMIN".into()]);
+        let rules = profile["syscalls"].as_array().unwrap().iter().filter(|rule| rule["names"] == json!(["socket"]));
+        let conditions: Vec<(u64, &str)> = rules
+            .map(|rule| (rule["args"][0]["value"].as_u64().unwrap(), rule["args"][0]["op"].as_str().unwrap()))
+            .collect();
+        let opens = |family| {
+            conditions.iter().any(|(value, op)| if *op == "SCMP_CMP_LT" { family < *value } else { family == *value })
+        };
+        let (unix, inet, inet6, netlink, packet) = (1, 2, 10, 16, 17);
+        assert!([unix, inet, inet6, netlink, packet].into_iter().all(opens));
+        let (ax25, appletalk, alg, vsock) = (3, 5, 38, 40);
+        assert!(![ax25, appletalk, alg, vsock].into_iter().any(opens));
+        assert!(!allows(&runtime_default("x86_64", &[]), "lsm_set_self_attr") && allows(&profile, "lsm_set_self_attr"));
     }
 
     #[test]
