@@ -140,6 +140,8 @@ pub(crate) fn run(start: Start) {
     // SAFETY: this is the process's only thread, and `run` is called once in its life.
     let state = unsafe { &mut *addr_of_mut!(STATE) };
     let mut shim = Shim { start, signals, state, quit: false };
+    // What the process ran through before it became the shim.
+    give_back_stack();
     while !shim.quit {
         shim.turn();
     }
@@ -265,13 +267,13 @@ impl Shim {
 /// Requests reach deep; what lies below this frame is garbage until the next one, and a pod waits long for it.
 #[inline(never)]
 fn give_back_stack() {
-    const MARGIN: usize = 8 * 1024;
+    const MARGIN: usize = 1024;
     const DEPTH: usize = 96 * 1024;
     const PAGE: usize = 4096;
     let here = 0u8;
     let top = (std::ptr::from_ref(&here) as usize - MARGIN) & !(PAGE - 1);
-    // SAFETY: stacks grow downwards here, and the range begins well below this function's frame, its callee's frame and
-    // the red zone: nothing live lies in it. What is not mapped yet is passed over.
+    // SAFETY: stacks grow downwards here, and the range begins below this function's frame, its callee's frame and the
+    // red zone, which are some hundred bytes together: nothing live lies in it. What is not mapped yet is passed over.
     unsafe { libc::madvise((top - DEPTH) as *mut libc::c_void, DEPTH, libc::MADV_DONTNEED) };
 }
 
