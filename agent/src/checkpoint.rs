@@ -7,12 +7,11 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::sync::Arc;
 
 use bramble_store::{Config, Durability, ListQuery, Precondition, Store, Write};
-use serde_json::Value;
 use tracing::warn;
 
+use crate::link::Object;
 use crate::pods::references::Kind;
 
 const PODS: &str = "pods/";
@@ -21,6 +20,9 @@ const SECRETS: &str = "secrets/";
 
 /// The file is small: a board runs at most some hundred pods.
 const CACHE_BYTES: usize = 256 << 10;
+
+/// Nobody watches the checkpoint or reads its past.
+const HISTORY_BYTES: usize = 16 << 10;
 
 /// Objects of one page when it is read.
 const PAGE: usize = 64;
@@ -46,8 +48,8 @@ pub struct Checkpoint {
 /// What an earlier run knew.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
-    pub(crate) pods: Vec<Value>,
-    pub(crate) references: Vec<(Kind, Value)>,
+    pub(crate) pods: Vec<Object>,
+    pub(crate) references: Vec<(Kind, Object)>,
 }
 
 impl Checkpoint {
@@ -63,6 +65,8 @@ impl Checkpoint {
         file.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(CheckpointError::File)?;
         let mut config = Config::redb(path);
         config.cache_bytes = CACHE_BYTES;
+        config.history_bytes_per_resource = HISTORY_BYTES;
+        config.history_bytes = HISTORY_BYTES;
         let store = Store::open(config).map_err(|error| CheckpointError::Store(error.to_string()))?;
         Ok(Self { store, written: BTreeMap::new() })
     }
@@ -81,7 +85,7 @@ impl Checkpoint {
         loaded
     }
 
-    async fn all(&self, prefix: &str) -> Vec<Value> {
+    async fn all(&self, prefix: &str) -> Vec<Object> {
         let mut objects = Vec::new();
         let mut after = None;
         loop {
@@ -94,8 +98,7 @@ impl Checkpoint {
                 }
             };
             after = page.records.last().map(|record| record.key.to_string());
-            objects
-                .extend(page.records.iter().filter_map(|record| serde_json::from_slice(&unseal(&record.value)).ok()));
+            objects.extend(page.records.iter().filter_map(|record| Object::parse(&unseal(&record.value)).ok()));
             if !page.more {
                 return objects;
             }
@@ -103,24 +106,24 @@ impl Checkpoint {
     }
 
     /// Notes a pod; writes only if something desired changed.
-    pub(crate) async fn pod(&mut self, object: &Value) {
-        let uid = object["metadata"]["uid"].as_str().unwrap_or_default();
+    pub(crate) async fn pod(&mut self, object: &Object) {
+        let identity = object.identity();
         // A pod that was told to end is never begun again, also when this process is killed in the middle of its end.
-        let ends = !object["metadata"]["deletionTimestamp"].is_null();
+        let ends = identity.deletion_timestamp.is_some();
         let floor = if ends { Durability::Durable } else { Durability::Deferred };
-        self.put(format!("{PODS}{uid}"), desired(object), floor).await;
+        self.put(format!("{PODS}{}", identity.uid), &desired(object), floor).await;
     }
 
     /// Notes a ConfigMap or Secret that a pod refers to.
-    pub(crate) async fn reference(&mut self, kind: Kind, object: &Arc<Value>) {
+    pub(crate) async fn reference(&mut self, kind: Kind, object: &Object) {
         let prefix = if kind == Kind::Secret { SECRETS } else { CONFIG_MAPS };
-        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
-        self.put(format!("{prefix}{}/{}", text("namespace"), text("name")), desired(object), Durability::Deferred)
-            .await;
+        let identity = object.identity();
+        let key = format!("{prefix}{}/{}", identity.namespace, identity.name);
+        self.put(key, &desired(object), Durability::Deferred).await;
     }
 
-    async fn put(&mut self, key: String, object: Value, floor: Durability) {
-        let text = object.to_string();
+    async fn put(&mut self, key: String, object: &Object, floor: Durability) {
+        let text = object.text();
         let mut hasher = DefaultHasher::new();
         text.hash(&mut hasher);
         let hash = hasher.finish();
@@ -131,7 +134,7 @@ impl Checkpoint {
         let same =
             self.store.get(&key).await.ok().flatten().is_some_and(|record| unseal(&record.value) == text.as_bytes());
         if !same {
-            self.write(Write::put(key.clone(), Precondition::Any, seal(text.into_bytes())), floor).await;
+            self.write(Write::put(key.clone(), Precondition::Any, seal(text.as_bytes().to_vec())), floor).await;
         }
         self.written.insert(key, hash);
     }
@@ -154,16 +157,8 @@ impl Checkpoint {
 }
 
 /// What decides what runs; status, versions and managers change without meaning for that.
-fn desired(object: &Value) -> Value {
-    let mut object = object.clone();
-    if let Some(fields) = object.as_object_mut() {
-        fields.remove("status");
-    }
-    if let Some(meta) = object["metadata"].as_object_mut() {
-        meta.remove("resourceVersion");
-        meta.remove("managedFields");
-    }
-    object
+fn desired(object: &Object) -> Object {
+    object.without(&["status"], &["resourceVersion", "managedFields"])
 }
 
 /// The place where values are sealed at rest.
@@ -185,17 +180,18 @@ mod tests {
     async fn only_desired_changes_are_written() {
         let mut checkpoint = Checkpoint::in_memory();
         let pod = |version: &str, phase: &str, image: &str| {
-            json!({"metadata": {"uid": "u", "name": "a", "resourceVersion": version},
-                "spec": {"containers": [{"name": "c", "image": image}]}, "status": {"phase": phase}})
+            Object::from(&json!({"metadata": {"uid": "u", "name": "a", "resourceVersion": version},
+                "spec": {"containers": [{"name": "c", "image": image}]}, "status": {"phase": phase}}))
         };
         checkpoint.pod(&pod("1", "Pending", "a:1")).await;
         let revision = checkpoint.store.revision();
         checkpoint.pod(&pod("2", "Running", "a:1")).await;
         assert_eq!(checkpoint.store.revision(), revision, "a status is no desire");
         checkpoint.pod(&pod("3", "Running", "a:2")).await;
-        checkpoint.reference(Kind::Secret, &Arc::new(json!({"metadata": {"namespace": "n", "name": "s"}}))).await;
+        let secret = json!({"metadata": {"namespace": "n", "name": "s"}});
+        checkpoint.reference(Kind::Secret, &Object::from(&secret)).await;
         let loaded = checkpoint.load().await;
-        assert_eq!(loaded.pods[0]["spec"]["containers"][0]["image"], "a:2");
+        assert_eq!(loaded.pods[0].value()["spec"]["containers"][0]["image"], "a:2");
         assert_eq!(loaded.references.len(), 1);
         checkpoint.forget("u").await;
         assert!(checkpoint.load().await.pods.is_empty());

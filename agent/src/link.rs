@@ -19,6 +19,7 @@ pub mod backoff;
 mod clock;
 mod connection;
 mod error;
+mod object;
 mod reflect;
 mod verifier;
 
@@ -26,6 +27,7 @@ pub use clock::Clock;
 pub(crate) use connection::unverified_tls;
 pub use connection::{Connection, Endpoint, Identity, Look, Trust};
 pub use error::LinkError;
+pub use object::Object;
 pub(crate) use reflect::random;
 pub use reflect::{Delta, Interest, Reflection};
 pub use verifier::{Pin as KeyPin, spki_pin};
@@ -151,6 +153,11 @@ impl Link {
         self.transport.reconnected().await;
     }
 
+    /// GET of whatever is there, as the text that came.
+    pub(crate) async fn bytes(&self, path: &str) -> Result<Bytes, LinkError> {
+        self.exchange(Method::GET, path, None, None).await
+    }
+
     async fn call(
         &self,
         method: Method,
@@ -158,21 +165,33 @@ impl Link {
         content_type: Option<&str>,
         body: Option<&Value>,
     ) -> Result<Value, LinkError> {
+        let bytes = self.exchange(method, path, content_type, body).await?;
+        if bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&bytes).map_err(|error| LinkError::Malformed { path: path.to_owned(), error })
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: Option<&str>,
+        body: Option<&Value>,
+    ) -> Result<Bytes, LinkError> {
         let request = request(method, path, content_type, body)?;
-        let answered = async {
+        // On the heap while it lasts: most tasks that may ask one day wait all their life.
+        let answered = Box::pin(async {
             let (head, body) = self.transport.send(request).await?.into_parts();
             Ok::<_, LinkError>((head, collect(body).await?))
-        };
+        });
         let (head, bytes) = tokio::time::timeout(REQUEST_TIMEOUT, answered)
             .await
             .map_err(|_| LinkError::Unreachable(format!("{path}: no answer in {} s", REQUEST_TIMEOUT.as_secs())))??;
         if !head.status.is_success() {
             return Err(LinkError::from_answer(head.status, &head.headers, &bytes));
         }
-        if head.status == StatusCode::NO_CONTENT || bytes.is_empty() {
-            return Ok(Value::Null);
-        }
-        serde_json::from_slice(&bytes).map_err(|error| LinkError::Malformed { path: path.to_owned(), error })
+        Ok(if head.status == StatusCode::NO_CONTENT { Bytes::new() } else { bytes })
     }
 }
 

@@ -172,7 +172,7 @@ impl Server {
     }
 
     fn pods(&self) -> Response<Body> {
-        let items: Vec<_> = self.table.pods().iter().map(|pod| (*pod.object).clone()).collect();
+        let items: Vec<_> = self.table.pods().iter().map(|pod| pod.whole()).collect();
         let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items});
         let mut response = text(StatusCode::OK, list.to_string());
         response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));

@@ -154,6 +154,7 @@ async fn watch(link: &Link) -> anyhow::Result<()> {
     let mut told = None;
     loop {
         let Delta::Applied(object) = deployments.next().await else { continue };
+        let object = object.value();
         let (ready, wanted) =
             (object["status"]["readyReplicas"].as_u64().unwrap_or(0), object["spec"]["replicas"].as_u64());
         if told != Some(ready) {

@@ -90,7 +90,7 @@ pub(super) async fn obtain(link: &Link, key: &KeyPair, wanted: &Wanted) -> Resul
             |_| JoinError::Failed { name: name.clone(), message: "it was deleted before it was signed".to_owned() };
         match changes.next().await {
             Delta::Applied(request) => {
-                if let Some(chain) = outcome(&name, &request)? {
+                if let Some(chain) = outcome(&name, &request.value())? {
                     return Ok(chain);
                 }
             }

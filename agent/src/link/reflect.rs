@@ -12,14 +12,15 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use http_body_util::BodyExt;
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::backoff::Backoff;
-use super::{Link, LinkError};
+use super::{Link, LinkError, Object};
 
 /// Changes that wait for a slow reader; the reader's slowness then reaches the server through flow control.
 const WAITING_DELTAS: usize = 16;
@@ -74,9 +75,9 @@ pub enum Delta {
     /// A list begins: what is not applied before [`Delta::Synced`] is gone.
     Restarted,
     /// The object is there, new or changed.
-    Applied(Value),
+    Applied(Object),
     /// The object is gone; its last state.
-    Deleted(Value),
+    Deleted(Object),
     /// The list is complete.
     Synced,
 }
@@ -111,6 +112,31 @@ impl Reflection {
             None => std::future::pending().await,
         }
     }
+}
+
+/// A page of a list; its items are still text.
+#[derive(Deserialize)]
+struct Page<'a> {
+    #[serde(borrow, default)]
+    items: Option<Vec<&'a RawValue>>,
+    #[serde(default)]
+    metadata: PageMetadata,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PageMetadata {
+    r#continue: Option<String>,
+    resource_version: Option<String>,
+}
+
+/// A line of a watch.
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    #[serde(borrow)]
+    object: &'a RawValue,
 }
 
 /// The reader is gone.
@@ -157,27 +183,24 @@ impl Run {
                 self.interest.query(),
                 if token.is_empty() { String::new() } else { format!("&continue={}", escape(&token)) }
             );
-            let mut page = match self.link.get(&path).await {
-                Ok(page) => page,
+            let bytes = match self.link.bytes(&path).await {
+                Ok(bytes) => bytes,
                 Err(error) => return Ok(Err(error)),
+            };
+            let page: Page<'_> = match serde_json::from_slice(&bytes) {
+                Ok(page) => page,
+                Err(error) => return Ok(Err(LinkError::Malformed { path, error })),
             };
             if !begun {
                 self.send(Delta::Restarted).await?;
                 begun = true;
             }
-            let (kind, api_version) = (item_kind(&page), page["apiVersion"].clone());
-            if let Value::Array(items) = page["items"].take() {
-                for mut item in items {
-                    if item["kind"].is_null() {
-                        item["kind"] = Value::String(kind.clone());
-                        item["apiVersion"] = api_version.clone();
-                    }
-                    self.send(Delta::Applied(item)).await?;
-                }
+            for item in page.items.into_iter().flatten() {
+                self.send(Delta::Applied(item.into())).await?;
             }
-            token = page["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
+            token = page.metadata.r#continue.unwrap_or_default();
             if token.is_empty() {
-                page["metadata"]["resourceVersion"].as_str().unwrap_or("0").clone_into(&mut self.version);
+                self.version = page.metadata.resource_version.unwrap_or_else(|| "0".to_owned());
                 self.send(Delta::Synced).await?;
                 return Ok(Ok(()));
             }
@@ -232,19 +255,20 @@ impl Run {
         if line.iter().all(u8::is_ascii_whitespace) {
             return Ok(Ok(()));
         }
-        let mut event: Value = match serde_json::from_slice(line) {
+        let malformed = |error| LinkError::Malformed { path: self.interest.path.clone(), error };
+        let event: Event<'_> = match serde_json::from_slice(line) {
             Ok(event) => event,
-            Err(error) => return Ok(Err(LinkError::Malformed { path: self.interest.path.clone(), error })),
+            Err(error) => return Ok(Err(malformed(error))),
         };
-        let object = event["object"].take();
-        let kind = event["type"].as_str().unwrap_or_default();
-        if kind == "ERROR" {
-            return Ok(Err(LinkError::from_status(&object, None)));
+        let object = Object::from(event.object);
+        if event.kind == "ERROR" {
+            return Ok(Err(LinkError::from_status(&object.value(), None)));
         }
-        if let Some(version) = object["metadata"]["resourceVersion"].as_str() {
-            version.clone_into(&mut self.version);
+        let version = object.identity().resource_version;
+        if !version.is_empty() {
+            self.version = version;
         }
-        match kind {
+        match event.kind.as_str() {
             "ADDED" | "MODIFIED" => self.send(Delta::Applied(object)).await?,
             "DELETED" => self.send(Delta::Deleted(object)).await?,
             _ => {}
@@ -255,11 +279,6 @@ impl Run {
     async fn send(&self, delta: Delta) -> Result<(), Unread> {
         self.sender.send(delta).await.map_err(|_| Unread)
     }
-}
-
-/// `PodList` holds items of kind `Pod`, which lists leave out.
-fn item_kind(list: &Value) -> String {
-    list["kind"].as_str().and_then(|kind| kind.strip_suffix("List")).unwrap_or_default().to_owned()
 }
 
 /// Percent-encodes a query value.

@@ -64,7 +64,7 @@ pub async fn run(options: NodeOptions, link: Link, clock: Arc<Clock>, mut signal
                 Delta::Restarted => seen = false,
                 Delta::Applied(node) => {
                     seen = true;
-                    poster.node = node;
+                    poster.node = node.value();
                     signals.node.send_replace(Arc::new(poster.node.clone()));
                 }
                 Delta::Deleted(_) => {

@@ -11,6 +11,7 @@ use super::env::{Facts, ServiceLink};
 use super::events::Recorder;
 use super::hosts::Dns;
 use super::references::References;
+use super::spec::Pod;
 use super::state::{Instance, MESSAGE_ANNOTATION, Observed};
 use super::{ContainerRuntime, Images, PodNetwork, Table};
 use crate::link::{Clock, Link};
@@ -64,6 +65,8 @@ pub(crate) struct Board {
     pub(crate) services: watch::Receiver<Arc<Vec<ServiceLink>>>,
     pub(crate) references: References,
     pub(crate) recorder: Recorder,
+    /// What a pod's task holds in place of its pod while it waits.
+    pub(crate) nothing: Arc<Pod>,
 }
 
 /// The last bytes of a log that `FallbackToLogsOnError` shows, and of a termination message.
@@ -95,6 +98,7 @@ impl Board {
             node_name: options.node_name,
             node: options.node,
             services,
+            nothing: Arc::default(),
         }
     }
 
@@ -129,14 +133,10 @@ impl Board {
     pub(crate) async fn observe(&self, uid: &str) -> Result<Observed, String> {
         let uid = uid.to_owned();
         self.blocking(move |runtime| {
-            let mut sandboxes: Vec<_> = runtime.sandboxes()?.into_iter().filter(|one| one.pod.uid == uid).collect();
+            let (mut sandboxes, containers) = runtime.pod(&uid)?;
             sandboxes.sort_by_key(|one| one.pod.attempt);
-            let mut instances: Vec<Instance> = runtime
-                .containers()?
-                .into_iter()
-                .filter(|one| sandboxes.iter().any(|sandbox| sandbox.id == one.sandbox_id))
-                .map(|status| Instance { termination: termination(&status), status })
-                .collect();
+            let mut instances: Vec<Instance> =
+                containers.into_iter().map(|status| Instance { termination: termination(&status), status }).collect();
             instances.sort_by_key(|one| one.status.attempt);
             let sandbox = sandboxes.pop();
             Ok(Observed { sandbox, former: sandboxes, instances, ..Observed::default() })

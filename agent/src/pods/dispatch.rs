@@ -16,7 +16,7 @@ use super::env::ServiceLink;
 use super::spec::Pod;
 use super::worker::{Handle, Message, Worker};
 use crate::checkpoint::Checkpoint;
-use crate::link::{Clock, Delta, Interest, Link};
+use crate::link::{Clock, Delta, Interest, Link, Object};
 use crate::volumes;
 
 /// Runs the pods of this board for ever.
@@ -45,19 +45,15 @@ pub async fn run(options: BoardOptions, link: Link, clock: Arc<Clock>, checkpoin
             delta = changes.next() => match delta {
                 Delta::Restarted => seen.clear(),
                 Delta::Applied(object) => {
-                    seen.insert(uid(&object));
+                    seen.insert(object.identity().uid);
                     dispatch.applied(object).await;
                 }
-                Delta::Deleted(object) => dispatch.deleted(&uid(&object)).await,
+                Delta::Deleted(object) => dispatch.deleted(&object.identity().uid).await,
                 Delta::Synced => dispatch.synced(&seen).await,
             },
             Some(event) = happened.recv() => dispatch.happened(&event),
         }
     }
-}
-
-fn uid(object: &Value) -> String {
-    object["metadata"]["uid"].as_str().unwrap_or_default().to_owned()
 }
 
 struct Dispatch {
@@ -93,12 +89,9 @@ impl Dispatch {
         });
     }
 
-    async fn applied(&mut self, mut object: Value) {
+    async fn applied(&mut self, object: Object) {
         self.reap();
-        if let Some(meta) = object["metadata"].as_object_mut() {
-            meta.remove("managedFields");
-        }
-        let uid = uid(&object);
+        let uid = object.identity().uid;
         if self.finished.contains(&uid) {
             return;
         }
@@ -111,19 +104,19 @@ impl Dispatch {
         match self.workers.get(&uid) {
             Some(handle) => {
                 // The task ended this very moment: it is reaped with the next change.
-                let _ = handle.sender.send(Message::Desired(Arc::new(object))).await;
+                let _ = handle.sender.send(Message::Desired(object)).await;
             }
             None => self.start(object),
         }
     }
 
-    fn start(&mut self, object: Value) {
-        let uid = uid(&object);
-        match Pod::read(&object) {
+    fn start(&mut self, object: Object) {
+        let uid = object.identity().uid;
+        match object.read::<Pod>() {
             // The picture of a pod that comes from a file of this board.
             Ok(pod) if pod.is_mirror() => {}
             Ok(pod) => {
-                let handle = Worker::start(Arc::clone(&self.board), Arc::new(object), pod);
+                let handle = Worker::start(Arc::clone(&self.board), &object, pod);
                 self.workers.insert(uid, handle);
             }
             Err(error) => warn!(uid, %error, "a pod that cannot be read"),
@@ -261,13 +254,13 @@ async fn follow_services(link: Link, services: watch::Sender<Arc<Vec<ServiceLink
         match changes.next().await {
             Delta::Restarted => listed.clear(),
             Delta::Applied(object) => {
-                let service = service_link(&object);
+                let service = service_link(&object.value());
                 let key = (service.namespace.clone(), service.name.clone());
                 listed.insert(key.clone());
                 known.insert(key, service);
             }
             Delta::Deleted(object) => {
-                let service = service_link(&object);
+                let service = service_link(&object.value());
                 known.remove(&(service.namespace, service.name));
             }
             Delta::Synced => known.retain(|key, _| listed.contains(key)),

@@ -1,15 +1,14 @@
 //! Shell: brings a pod's newest status to the API server, one pod at a time in order, as often as it takes.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::status;
 use crate::link::backoff::Backoff;
-use crate::link::{Link, LinkError, PatchKind};
+use crate::link::{Link, LinkError, Object, PatchKind};
 
 /// A pod as the API knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,17 +26,17 @@ impl Address {
 
 /// Posts each status that differs from the last one; newer ones overtake. Ends when the sender is dropped or the pod
 /// is gone.
-pub(crate) async fn statuses(link: Link, address: Address, mut newest: watch::Receiver<Arc<Value>>, mut known: Value) {
+pub(crate) async fn statuses(link: Link, address: Address, mut newest: watch::Receiver<Object>, mut known: Object) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     while newest.changed().await.is_ok() {
         loop {
-            let wanted = Arc::clone(&newest.borrow_and_update());
-            if *wanted == known {
+            let wanted = newest.borrow_and_update().clone();
+            if wanted == known {
                 break;
             }
-            match post(&link, &address, &known, &wanted).await {
+            match post(&link, &address, Some(&known), &wanted).await {
                 Ok(()) => {
-                    known = (*wanted).clone();
+                    known = wanted;
                     backoff.reset();
                     break;
                 }
@@ -54,20 +53,26 @@ pub(crate) async fn statuses(link: Link, address: Address, mut newest: watch::Re
     }
 }
 
-pub(crate) async fn post(link: &Link, address: &Address, known: &Value, wanted: &Value) -> Result<(), LinkError> {
-    let patch = status::patch(&address.uid, known, wanted);
+pub(crate) async fn post(
+    link: &Link,
+    address: &Address,
+    known: Option<&Object>,
+    wanted: &Object,
+) -> Result<(), LinkError> {
+    let wanted = wanted.value();
+    let patch = status::patch(&address.uid, known.map(Object::value).as_ref(), &wanted);
     link.patch(&format!("{}/status", address.path()), PatchKind::Strategic, &patch).await?;
     debug!(pod = %address.name, namespace = %address.namespace, phase = %wanted["phase"], "posted the status");
     Ok(())
 }
 
 /// The last status, then the final delete. Repeats until the API says that the pod is gone.
-pub(crate) async fn farewell(link: &Link, address: &Address, known: &Value, last: &Value) {
+pub(crate) async fn farewell(link: &Link, address: &Address, last: &Object) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     let options = json!({"gracePeriodSeconds": 0, "preconditions": {"uid": address.uid}});
     loop {
         let outcome = async {
-            post(link, address, known, last).await?;
+            post(link, address, None, last).await?;
             link.delete(&address.path(), &options).await.map(drop)
         };
         match outcome.await {

@@ -1,14 +1,14 @@
 //! Shell: the ConfigMaps and Secrets that pods of this board refer to: one watch an object, shared by its pods.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::env::Sources;
-use crate::link::{Delta, Interest, Link};
+use crate::link::{Delta, Interest, Link, Object};
 
 /// `configmaps` or `secrets`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +18,14 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// As objects say it; items of a list leave it out.
+    fn name(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "ConfigMap",
+            Self::Secret => "Secret",
+        }
+    }
+
     fn plural(self) -> &'static str {
         match self {
             Self::ConfigMap => "configmaps",
@@ -30,7 +38,7 @@ type Key = (Kind, String, String);
 
 struct Entry {
     /// None: not known yet. Some(None): known to be absent.
-    found: Option<Option<Arc<Value>>>,
+    found: Option<Option<Object>>,
     users: BTreeMap<String, Arc<Notify>>,
     task: JoinHandle<()>,
 }
@@ -47,7 +55,7 @@ pub(crate) struct References {
     link: Link,
     entries: Arc<Mutex<BTreeMap<Key, Entry>>>,
     /// What an earlier run knew, until the API answers.
-    remembered: Arc<Mutex<BTreeMap<Key, Arc<Value>>>>,
+    remembered: Arc<Mutex<BTreeMap<Key, Object>>>,
 }
 
 impl References {
@@ -56,14 +64,14 @@ impl References {
     }
 
     /// Takes what the checkpoint holds.
-    pub(crate) fn remember(&self, kind: Kind, object: Value) {
-        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default().to_owned();
-        let key = (kind, text("namespace"), text("name"));
-        self.remembered.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::new(object));
+    pub(crate) fn remember(&self, kind: Kind, object: Object) {
+        let identity = object.identity();
+        let key = (kind, identity.namespace, identity.name);
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner).insert(key, object);
     }
 
     /// Everything that is known, for the checkpoint.
-    pub(crate) fn known(&self) -> Vec<(Kind, Arc<Value>)> {
+    pub(crate) fn known(&self) -> Vec<(Kind, Object)> {
         let entries = self.lock();
         entries.iter().filter_map(|((kind, ..), entry)| Some((*kind, entry.found.clone()??))).collect()
     }
@@ -102,7 +110,20 @@ impl References {
         entries.retain(|_, entry| !entry.users.is_empty());
     }
 
-    /// What is known of these; none while something is not known.
+    /// A number that changes when one of these does.
+    pub(crate) fn stamp(&self, namespace: &str, config_maps: &BTreeSet<String>, secrets: &BTreeSet<String>) -> u64 {
+        let entries = self.lock();
+        let mut hasher = DefaultHasher::new();
+        for (kind, names) in [(Kind::ConfigMap, config_maps), (Kind::Secret, secrets)] {
+            for name in names {
+                let entry = entries.get(&(kind, namespace.to_owned(), name.clone()));
+                entry.map(|entry| &entry.found).hash(&mut hasher);
+            }
+        }
+        hasher.finish()
+    }
+
+    /// What is known of these, parsed; none while something is not known.
     pub(crate) fn sources(
         &self,
         namespace: &str,
@@ -112,8 +133,13 @@ impl References {
         let entries = self.lock();
         let find = |kind, names: &BTreeSet<String>| {
             let one = |name: &String| {
-                let found = entries.get(&(kind, namespace.to_owned(), name.clone()))?.found.clone()?;
-                Some((name.clone(), found))
+                let found = entries.get(&(kind, namespace.to_owned(), name.clone()))?.found.as_ref()?;
+                let parsed = found.as_ref().map(|object| {
+                    let mut object = object.value();
+                    object["kind"] = kind.name().into();
+                    Arc::new(object)
+                });
+                Some((name.clone(), parsed))
             };
             names.iter().map(one).collect::<Option<BTreeMap<_, _>>>()
         };
@@ -131,22 +157,17 @@ impl References {
             let (kind, namespace, name) = &key;
             let path = format!("/api/v1/namespaces/{namespace}/{}", kind.plural());
             let mut changes = references.link.reflect(Interest::named(&path, name));
-            let mut listed = None;
+            let mut listed = false;
             loop {
                 match changes.next().await {
-                    Delta::Restarted => listed = None,
-                    Delta::Applied(mut object) => {
-                        object["kind"] = Value::from(if *kind == Kind::Secret { "Secret" } else { "ConfigMap" });
-                        if let Some(meta) = object["metadata"].as_object_mut() {
-                            meta.remove("managedFields");
-                        }
-                        let object = Arc::new(object);
-                        listed = Some(Arc::clone(&object));
-                        references.set(&key, Some(object));
+                    Delta::Restarted => listed = false,
+                    Delta::Applied(object) => {
+                        listed = true;
+                        references.set(&key, Some(object.without(&[], &["managedFields"])));
                     }
                     Delta::Deleted(_) => references.set(&key, None),
                     Delta::Synced => {
-                        if listed.is_none() {
+                        if !listed {
                             references.set(&key, None);
                         }
                     }
@@ -156,7 +177,7 @@ impl References {
         Entry { found: remembered.map(Some), users: BTreeMap::new(), task }
     }
 
-    fn set(&self, key: &Key, found: Option<Arc<Value>>) {
+    fn set(&self, key: &Key, found: Option<Object>) {
         let mut entries = self.lock();
         let Some(entry) = entries.get_mut(key) else { return };
         if entry.found.as_ref() == Some(&found) {

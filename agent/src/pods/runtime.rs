@@ -78,6 +78,11 @@ pub trait ContainerRuntime: Send + Sync {
     /// # Errors
     /// The runtime's.
     fn containers(&self) -> Result<Vec<ContainerStatus>, Error>;
+    /// The sandboxes of one pod, and their containers.
+    ///
+    /// # Errors
+    /// The runtime's.
+    fn pod(&self, uid: &str) -> Result<(Vec<SandboxStatus>, Vec<ContainerStatus>), Error>;
     /// Runs a command in a container to its end.
     ///
     /// # Errors
@@ -118,8 +123,7 @@ impl ContainerRuntime for BoardRuntime {
     }
 
     fn remove_sandbox(&self, id: &str) -> Result<(), Error> {
-        let of_sandbox: Vec<String> =
-            self.runtime.containers()?.into_iter().filter(|one| one.sandbox_id == id).map(|one| one.id).collect();
+        let of_sandbox = self.runtime.containers_of(id);
         self.runtime.remove_sandbox(id)?;
         of_sandbox.iter().try_for_each(|id| self.images.discard(id)).map_err(|error| refused(error.to_string()))
     }
@@ -165,6 +169,10 @@ impl ContainerRuntime for BoardRuntime {
 
     fn containers(&self) -> Result<Vec<ContainerStatus>, Error> {
         self.runtime.containers()
+    }
+
+    fn pod(&self, uid: &str) -> Result<(Vec<SandboxStatus>, Vec<ContainerStatus>), Error> {
+        self.runtime.pod(uid)
     }
 
     fn exec(&self, id: &str, config: &ExecConfig) -> Result<ExecOutcome, Error> {

@@ -222,6 +222,7 @@ fields! {
 
 impl Pod {
     /// Reads an object of the API.
+    #[cfg(test)]
     pub(crate) fn read(object: &Value) -> Result<Self, serde_json::Error> {
         Self::deserialize(object)
     }

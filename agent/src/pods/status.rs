@@ -359,8 +359,9 @@ fn terminated(instance: &Instance) -> Value {
 }
 
 /// The strategic merge patch for `pods/status`: lists that would be merged by key are replaced, fields that are gone
-/// are taken away, and the uid makes sure that it is still this pod.
-pub(crate) fn patch(uid: &str, former: &Value, status: &Value) -> Value {
+/// are taken away (all that might be there, where the former status is not known), and the uid makes sure that it is
+/// still this pod.
+pub(crate) fn patch(uid: &str, former: Option<&Value>, status: &Value) -> Value {
     let mut patch = status.clone();
     for field in ["podIPs", "hostIPs"] {
         if let Some(list) = patch[field].as_array_mut() {
@@ -368,7 +369,7 @@ pub(crate) fn patch(uid: &str, former: &Value, status: &Value) -> Value {
         }
     }
     for field in ["reason", "message", "podIP", "podIPs"] {
-        if !former[field].is_null() && status[field].is_null() {
+        if former.is_none_or(|former| !former[field].is_null()) && status[field].is_null() {
             patch[field] = Value::Null;
         }
     }

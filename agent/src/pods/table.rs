@@ -7,6 +7,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use serde_json::Value;
 
+use crate::link::Object;
+
 /// The shared snapshot. Each pod's task is the only writer of its own entry; readers get whole entries.
 #[derive(Debug, Clone, Default)]
 pub struct Table(Arc<RwLock<BTreeMap<String, Arc<PodEntry>>>>);
@@ -32,8 +34,10 @@ pub struct PodEntry {
     pub log_dir: PathBuf,
     /// Its containers: init containers, containers, ephemeral containers, in this order.
     pub containers: Vec<ContainerEntry>,
-    /// The whole pod with the status as last computed here, for `/pods`.
-    pub object: Arc<Value>,
+    /// The pod without its status.
+    pub object: Option<Object>,
+    /// The status as last computed here.
+    pub status: Option<Object>,
 }
 
 /// One container of a pod.
@@ -188,6 +192,14 @@ impl Table {
 }
 
 impl PodEntry {
+    /// The whole pod, for `/pods`.
+    #[must_use]
+    pub fn whole(&self) -> Value {
+        let mut whole = self.object.as_ref().map(Object::value).unwrap_or_default();
+        whole["status"] = self.status.as_ref().map(Object::value).unwrap_or_default();
+        whole
+    }
+
     /// The container of this name.
     #[must_use]
     pub fn container(&self, name: &str) -> Option<&ContainerEntry> {

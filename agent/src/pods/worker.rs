@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::warn;
@@ -18,6 +18,7 @@ use super::spec::{Container, Pod};
 use super::state::{Hook, Memory, Observed, Readiness};
 use super::status::{self, Now};
 use super::{ImageRef, PullError};
+use crate::link::Object;
 use crate::probes::{self, Outcome, Which};
 use crate::volumes::{self, Tokens};
 
@@ -36,7 +37,7 @@ const RUNTIME_RETRY: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) enum Message {
     /// The API (or a file) has a newer object.
-    Desired(Arc<Value>),
+    Desired(Object),
     /// The API no longer has it: end it, tell nobody.
     Gone,
     /// An image is there, or is not.
@@ -57,6 +58,14 @@ pub(crate) struct Handle {
     pub(crate) task: JoinHandle<()>,
 }
 
+/// What comes after a turn.
+enum Turn {
+    Again,
+    /// Until something happens, or until then.
+    Wait(Option<i64>),
+    Finished,
+}
+
 struct AbortOnDrop(JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
@@ -67,19 +76,25 @@ impl Drop for AbortOnDrop {
 
 pub(crate) struct Worker {
     board: Arc<Board>,
-    object: Arc<Value>,
-    pod: Pod,
+    /// As the API has it, without its status; all that is kept of the pod while the task waits.
+    object: Object,
+    /// The status as last computed here.
+    status: Object,
+    /// Both parsed, for the length of a turn.
+    pod: Arc<Pod>,
     gone: bool,
     memory: Memory,
     /// Of the sandbox of this id.
     ips: Option<(String, Vec<IpAddr>)>,
     volumes: BTreeMap<String, PathBuf>,
+    /// Of what the volumes were last made; none before that and after a failure.
+    mounted: Option<u64>,
     tokens: Tokens,
     probers: BTreeMap<(String, Which), AbortOnDrop>,
     messages: mpsc::Receiver<Message>,
     sender: mpsc::Sender<Message>,
     notify: Arc<Notify>,
-    newest: watch::Sender<Arc<Value>>,
+    newest: watch::Sender<Object>,
     posting: Option<JoinHandle<()>>,
     /// The instance whose back-off was told as an event, by container.
     told: BTreeMap<String, String>,
@@ -89,22 +104,25 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Starts the task of a pod.
-    pub(crate) fn start(board: Arc<Board>, object: Arc<Value>, pod: Pod) -> Handle {
+    pub(crate) fn start(board: Arc<Board>, object: &Object, pod: Pod) -> Handle {
         let (sender, messages) = mpsc::channel(WAITING_MESSAGES);
         let notify = Arc::new(Notify::new());
         let address = address(&pod);
-        let (newest, receiver) = watch::channel(Arc::new(Value::Null));
+        let status = Object::from(&pod.status);
+        let (newest, receiver) = watch::channel(status.clone());
         let posting = (!pod.is_static())
-            .then(|| tokio::spawn(post::statuses(board.link.clone(), address, receiver, pod.status.clone())));
+            .then(|| tokio::spawn(post::statuses(board.link.clone(), address, receiver, status.clone())));
         let memory = Memory { started_ms: started_ms(&pod).unwrap_or_else(|| board.now_ms()), ..Memory::default() };
         let worker = Self {
             board,
-            object,
-            pod,
+            object: kept(object),
+            status,
+            pod: Arc::new(pod),
             gone: false,
             memory,
             ips: None,
             volumes: BTreeMap::new(),
+            mounted: None,
             tokens: Tokens::default(),
             probers: BTreeMap::new(),
             messages,
@@ -122,31 +140,38 @@ impl Worker {
     async fn run(mut self) {
         self.claim();
         loop {
-            let observed = match self.observe().await {
-                Ok(observed) => observed,
-                Err(error) => {
-                    warn!(pod = %self.pod.display(), %error, "asking the runtime");
-                    tokio::time::sleep(RUNTIME_RETRY).await;
-                    continue;
-                }
-            };
-            self.forget_the_dead(&observed);
-            self.sync_probes(&observed);
-            let now_ms = self.board.now_ms();
-            let plan = plan(&self.pod, &observed, &self.memory, now_ms);
-            self.report(&observed);
-            let mut again = false;
-            for action in plan.actions {
-                match self.apply(action, &observed).await {
-                    apply::Applied::Again => again = true,
-                    apply::Applied::Nothing => {}
-                    apply::Applied::Finished => return self.farewell().await,
-                }
-            }
-            if !again {
-                self.wait(plan.wake_at_ms).await;
+            // On the heap while it lasts: a turn is large, and a pod waits most of its life.
+            match Box::pin(self.turn()).await {
+                Turn::Again => {}
+                Turn::Wait(wake_at_ms) => self.wait(wake_at_ms).await,
+                Turn::Finished => return Box::pin(self.farewell()).await,
             }
         }
+    }
+
+    async fn turn(&mut self) -> Turn {
+        let observed = match self.observe().await {
+            Ok(observed) => observed,
+            Err(error) => {
+                warn!(pod = %self.pod.display(), %error, "asking the runtime");
+                tokio::time::sleep(RUNTIME_RETRY).await;
+                return Turn::Again;
+            }
+        };
+        self.forget_the_dead(&observed);
+        self.sync_probes(&observed);
+        let now_ms = self.board.now_ms();
+        let plan = plan(&self.pod, &observed, &self.memory, now_ms);
+        self.report(&observed);
+        let mut again = false;
+        for action in plan.actions {
+            match self.apply(action, &observed).await {
+                apply::Applied::Again => again = true,
+                apply::Applied::Nothing => {}
+                apply::Applied::Finished => return Turn::Finished,
+            }
+        }
+        if again { Turn::Again } else { Turn::Wait(plan.wake_at_ms) }
     }
 
     /// Waits for a message, a notification, or the time; takes everything that is there.
@@ -155,26 +180,43 @@ impl Worker {
         let wake = [wake_at_ms, self.tokens.next_ms()].into_iter().flatten().min();
         let pause = wake.map(|at_ms| Duration::from_millis(u64::try_from(at_ms - now_ms).unwrap_or(0)));
         let notify = Arc::clone(&self.notify);
-        tokio::select! {
-            Some(message) = self.messages.recv() => self.take(message),
-            () = notify.notified() => {}
+        // A parsed pod takes ten times the room of its text, and most pods wait most of the time.
+        self.pod = Arc::clone(&self.board.nothing);
+        let message = tokio::select! {
+            Some(message) = self.messages.recv() => Some(message),
+            () = notify.notified() => None,
             // A moment more than asked, because timers have a coarser grain than clocks.
-            () = tokio::time::sleep(pause.unwrap_or_default() + Duration::from_millis(1)), if pause.is_some() => {}
+            () = tokio::time::sleep(pause.unwrap_or_default() + Duration::from_millis(1)), if pause.is_some() => None,
+        };
+        self.wake();
+        if let Some(message) = message {
+            self.take(message);
         }
         while let Ok(message) = self.messages.try_recv() {
             self.take(message);
         }
         if self.memory.volumes == Readiness::Ready {
-            self.refresh_volumes().await;
+            Box::pin(self.refresh_volumes()).await;
         }
+    }
+
+    /// Parses what is kept.
+    fn wake(&mut self) {
+        // It was read before it was kept.
+        let Ok(mut pod) = self.object.read::<Pod>() else { return };
+        pod.status = self.status.value();
+        if self.gone {
+            pod.metadata.deletion_timestamp.get_or_insert_default();
+        }
+        self.pod = Arc::new(pod);
     }
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Desired(object) => self.desire(object),
+            Message::Desired(object) => self.desire(&object),
             Message::Gone => {
                 self.gone = true;
-                self.pod.metadata.deletion_timestamp.get_or_insert_default();
+                self.wake();
                 self.memory.grace_s = Some(self.pod.grace_s());
             }
             Message::Pulled { name, reference, result, took_ms } => self.pulled(name, reference, result, took_ms),
@@ -190,16 +232,18 @@ impl Worker {
         }
     }
 
-    fn desire(&mut self, object: Arc<Value>) {
-        let Ok(mut pod) = Pod::read(&object) else { return };
+    fn desire(&mut self, object: &Object) {
+        let Ok(pod) = object.read::<Pod>() else { return };
         // What this board computed is newer than what the API holds, except for other people's conditions.
-        let mut own = std::mem::take(&mut self.pod.status);
+        let mut own = self.status.value();
         if own.is_object() {
             merge_foreign_conditions(&mut own, &pod.status);
-            pod.status = own;
+            self.status = Object::from(&own);
+        } else {
+            self.status = Object::from(&pod.status);
         }
-        self.pod = pod;
-        self.object = object;
+        self.object = kept(object);
+        self.wake();
         self.claim();
     }
 
@@ -313,13 +357,14 @@ impl Worker {
         let now = Now { host_ips: &self.board.host_ips, now_ms: self.board.now_ms() };
         let status = status::status(&self.pod, observed, &self.memory, &now);
         self.tell_back_offs(&status);
-        self.pod.status = status.clone();
-        self.board.table.put(entry::entry(&self.pod, &self.object, observed, &self.board));
+        self.status = Object::from(&status);
+        Arc::make_mut(&mut self.pod).status = status;
+        self.board.table.put(entry::entry(&self.pod, &self.object, &self.status, observed, &self.board));
         if !self.gone {
             self.newest.send_if_modified(|known| {
-                let changed = **known != status;
+                let changed = *known != self.status;
                 if changed {
-                    *known = Arc::new(status);
+                    *known = self.status.clone();
                 }
                 changed
             });
@@ -350,8 +395,7 @@ impl Worker {
             posting.abort();
         }
         if !self.gone && !self.pod.is_static() {
-            let known = self.object.get("status").cloned().unwrap_or(json!({}));
-            post::farewell(&self.board.link, &address(&self.pod), &known, &self.pod.status).await;
+            post::farewell(&self.board.link, &address(&self.pod), &self.status).await;
         }
         self.board.references.release(&meta.uid);
         self.board.table.remove(&meta.namespace, &meta.name, &meta.uid);
@@ -369,6 +413,11 @@ impl Drop for Worker {
 fn address(pod: &Pod) -> Address {
     let meta = &pod.metadata;
     Address { namespace: meta.namespace.clone(), name: meta.name.clone(), uid: meta.uid.clone() }
+}
+
+/// The status is kept apart, and nobody here asks who manages which field.
+fn kept(object: &Object) -> Object {
+    object.without(&["status"], &["managedFields"])
 }
 
 fn started_ms(pod: &Pod) -> Option<i64> {

@@ -51,8 +51,8 @@ fn apply(proxy: &Proxy, kind: &str, delta: Delta) {
     match delta {
         Delta::Restarted => proxy.list_begins(kind),
         Delta::Synced => proxy.list_ends(kind),
-        Delta::Applied(object) => proxy.apply(kind, &object),
-        Delta::Deleted(object) => proxy.delete(kind, &object),
+        Delta::Applied(object) => proxy.apply(kind, &object.value()),
+        Delta::Deleted(object) => proxy.delete(kind, &object.value()),
     }
 }
 

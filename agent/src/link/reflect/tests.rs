@@ -41,13 +41,11 @@ async fn it_lists_watches_resumes_and_lists_again_when_the_history_is_gone() {
         seen.push(match reflection.next().await {
             Delta::Restarted => "restarted".to_owned(),
             Delta::Synced => "synced".to_owned(),
-            Delta::Applied(object) => {
-                format!("+{}{}", object["kind"].as_str().unwrap_or(""), object["metadata"]["name"])
-            }
-            Delta::Deleted(object) => format!("-{}", object["metadata"]["name"]),
+            Delta::Applied(object) => format!("+{}", object.identity().name),
+            Delta::Deleted(object) => format!("-{}", object.identity().name),
         });
     }
-    assert_eq!(seen, ["restarted", "+Pod\"a\"", "+Pod\"b\"", "synced", "-\"a\"", "restarted", "synced"]);
+    assert_eq!(seen, ["restarted", "+a", "+b", "synced", "-a", "restarted", "synced"]);
     let asked = transport.asked.lock().unwrap().clone();
     assert_eq!(asked[0], "GET /api/v1/pods?fieldSelector=metadata.name%3Da%20b&limit=100");
     assert!(asked[1].ends_with("&continue=t"), "{}", asked[1]);

@@ -165,7 +165,7 @@ fn a_container_that_a_reboot_took_is_unknown_and_counted() {
 
 #[test]
 fn the_patch_replaces_addresses_and_clears_what_is_gone() {
-    let patch = patch("u", &json!({"reason": "x"}), &json!({"phase": "Running", "podIPs": [{"ip": "1.2.3.4"}]}));
+    let patch = patch("u", Some(&json!({"reason": "x"})), &json!({"phase": "Running", "podIPs": [{"ip": "1.2.3.4"}]}));
     assert_eq!(patch["status"]["podIPs"][1], json!({"$patch": "replace"}));
     assert!(patch["status"]["reason"].is_null() && patch["status"].as_object().unwrap().contains_key("reason"));
     assert_eq!(patch["metadata"]["uid"], "u");

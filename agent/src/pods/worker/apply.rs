@@ -1,5 +1,6 @@
 //! Shell: carries out what was planned.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -99,12 +100,17 @@ impl Worker {
 
     /// None while something that the pod refers to is not known yet: the change will notify.
     async fn mount(&mut self) -> Option<Result<(), String>> {
-        let (config_maps, secrets) = volumes::references(&self.pod);
-        let namespace = self.pod.metadata.namespace.clone();
-        let sources = self.board.references.sources(&namespace, &config_maps, &secrets)?;
         if let Err(error) = self.tokens.refresh(&self.board.link, &self.pod, self.board.now_ms()).await {
             return Some(Err(format!("failed to fetch token: {error}")));
         }
+        let (config_maps, secrets) = volumes::references(&self.pod);
+        let namespace = self.pod.metadata.namespace.clone();
+        let stamp = self.stamp(self.board.references.stamp(&namespace, &config_maps, &secrets));
+        if self.mounted == Some(stamp) {
+            return Some(Ok(()));
+        }
+        let sources = self.board.references.sources(&namespace, &config_maps, &secrets)?;
+        self.mounted = None;
         let (board, pod, tokens) = (self.board.clone(), self.pod.clone(), self.tokens.texts());
         let ips = self.ips.as_ref().map(|(_, ips)| ips.clone()).unwrap_or_default();
         let made = tokio::task::spawn_blocking(move || {
@@ -114,11 +120,19 @@ impl Worker {
         Some(match made.await {
             Ok(Ok(made)) => {
                 self.volumes = made;
+                self.mounted = Some(stamp);
                 Ok(())
             }
             Ok(Err(error)) => Err(error.to_string()),
             Err(error) => Err(error.to_string()),
         })
+    }
+
+    /// Changes when anything that a volume may show does.
+    fn stamp(&self, references: u64) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (references, &self.object, &self.ips, self.tokens.texts()).hash(&mut hasher);
+        hasher.finish()
     }
 
     /// Content that changed reaches running containers; what fails is tried with the next change.

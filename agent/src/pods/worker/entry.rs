@@ -1,20 +1,16 @@
 //! Pure: a pod as servers on this board see it.
 
-use std::sync::Arc;
-
 use bramble_runtime::ContainerState;
-use serde_json::Value;
 
 use super::super::board::Board;
 use super::super::config::log_dir;
 use super::super::spec::Pod;
 use super::super::state::{Instance, Observed};
 use super::super::{ContainerEntry, ContainerInstance, InstanceState, PodEntry};
+use crate::link::Object;
 
-pub(super) fn entry(pod: &Pod, object: &Value, observed: &Observed, board: &Board) -> PodEntry {
+pub(super) fn entry(pod: &Pod, object: &Object, status: &Object, observed: &Observed, board: &Board) -> PodEntry {
     let sandbox = observed.sandbox.as_ref();
-    let mut object = object.clone();
-    object["status"] = pod.status.clone();
     let statuses = |name: &str| {
         let lists = ["initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses"];
         let found =
@@ -41,7 +37,8 @@ pub(super) fn entry(pod: &Pod, object: &Value, observed: &Observed, board: &Boar
         ips: if pod.spec.host_network { board.host_ips.clone() } else { observed.ips.clone() },
         log_dir: log_dir(&board.log_root, pod),
         containers: containers.collect(),
-        object: Arc::new(object),
+        object: Some(object.clone()),
+        status: Some(status.clone()),
     }
 }
 

@@ -106,6 +106,14 @@ impl ContainerRuntime for FakeRuntime {
         Ok(self.containers.lock().unwrap().clone())
     }
 
+    fn pod(&self, uid: &str) -> Result<(Vec<SandboxStatus>, Vec<ContainerStatus>), Error> {
+        let mut sandboxes = self.sandboxes()?;
+        sandboxes.retain(|one| one.pod.uid == uid);
+        let mut containers = self.containers()?;
+        containers.retain(|one| sandboxes.iter().any(|sandbox| sandbox.id == one.sandbox_id));
+        Ok((sandboxes, containers))
+    }
+
     fn exec(&self, _id: &str, _config: &ExecConfig) -> Result<ExecOutcome, Error> {
         Ok(ExecOutcome { code: Some(*self.exec_code.lock().unwrap()), output: "out".into() })
     }
@@ -180,7 +188,7 @@ impl World {
     }
 
     fn pod(&self, object: &Value) -> Handle {
-        Worker::start(self.board.clone(), Arc::new(object.clone()), Pod::read(object).unwrap())
+        Worker::start(self.board.clone(), &Object::from(object), Pod::read(object).unwrap())
     }
 
     /// Waits until `done` holds; the worker is told to look before each time.
@@ -212,7 +220,7 @@ fn deleted(object: &Value, grace_s: i64) -> Message {
     let mut object = object.clone();
     object["metadata"]["deletionTimestamp"] = json!("2026-11-22T00:00:00Z");
     object["metadata"]["deletionGracePeriodSeconds"] = json!(grace_s);
-    Message::Desired(Arc::new(object))
+    Message::Desired(Object::from(&object))
 }
 
 #[tokio::test]
