@@ -59,7 +59,9 @@ fn killed_and_adopted(board: &Board, runtime: &Runtime) -> (bramble_runtime::Con
     };
     board.until(|| (board.log(&id).lines().count() > seen + 3).then_some(()));
     assert_eq!(runtime.container(&id).unwrap().pid, pid, "it goes on");
-    assert_eq!(board.exec(&id, "touch /tmp/end").0, 0, "and can be entered");
+    assert_eq!(board.exec(&id, "true").0, 0, "and can be entered");
+    // From outside: a process within would be killed by the end that it brings about, before or after its own.
+    fs::write(format!("/proc/{}/root/tmp/end", pid.unwrap()), "").unwrap();
     let status = board.ended(&id);
     let log = board.log(&id);
     let numbers: Vec<&str> = log.lines().filter(|l| *l != "last").collect();
