@@ -190,15 +190,23 @@ async fn one_store_has_one_process() {
 }
 
 #[tokio::test]
-async fn an_idle_store_writes_nothing_and_heartbeats_neither() {
+async fn an_idle_cluster_writes_nothing() {
     let disk = Disk::default();
     let store = Store::open(disk.config()).unwrap();
-    let beat = |n: u64| vec![Write::put("leases/kube-node-lease/pi", Precondition::Any, n.to_string())];
-    store.write(beat(0), Durability::Durable).await.unwrap();
-    store.write(beat(1), Durability::Volatile).await.unwrap();
-    let writes = disk.writes();
-    for n in 0..10_000 {
-        store.write(beat(n), Durability::Volatile).await.unwrap();
+    let write = async |key: String, value: String, floor| {
+        store.write(vec![Write::put(key, Precondition::Any, value)], floor).await.unwrap();
+    };
+    for pod in 0..100 {
+        write(format!("pods/default/{pod}"), "running".repeat(200), Durability::Durable).await;
     }
-    assert_eq!(disk.writes(), writes);
+    for board in 0..10 {
+        write(format!("leases/kube-node-lease/{board}"), "0".into(), Durability::Durable).await;
+        write(format!("leases/kube-node-lease/{board}"), "1".into(), Durability::Volatile).await;
+    }
+    let (writes, bytes) = (disk.writes(), disk.bytes());
+    // Ten boards for a day: a renewal every ten seconds.
+    for beat in 0..86_400 {
+        write(format!("leases/kube-node-lease/{}", beat % 10), beat.to_string(), Durability::Volatile).await;
+    }
+    assert_eq!((disk.writes(), disk.bytes()), (writes, bytes));
 }
