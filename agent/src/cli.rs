@@ -8,6 +8,7 @@ pub(crate) mod down;
 pub(crate) mod hello;
 pub(crate) mod image;
 pub(crate) mod logs;
+pub(crate) mod store;
 pub(crate) mod token;
 pub(crate) mod up;
 
@@ -24,9 +25,10 @@ bramble - Kubernetes for small boards
   bramble controller   the control plane alone
   bramble agent        a worker: --server URL --token TOKEN (or --join-file FILE)
   bramble down         stop, and remove every trace on this host   [--purge: the data too]
-  bramble check        say what this machine lacks, each with its cure
+  bramble check        say what this machine lacks, each with its cure, and what of the stores is damaged
   bramble token        create | list | revoke ID
   bramble image        import FILE [NAME] | list | rm NAME
+  bramble store        salvage FILE: what is whole of a damaged store, into a new one
   bramble logs         NAMESPACE/POD[/CONTAINER], without the controller
 
 Options that most of them take
@@ -66,6 +68,8 @@ pub(crate) enum Command {
     Token(TokenVerb),
     /// Images on this board.
     Image(ImageVerb),
+    /// The controller's store, while it is closed.
+    Store(StoreVerb),
     /// A container's log, read on the board.
     Logs(String),
     /// Applies the demonstration to a running cluster; `up --demo` calls it.
@@ -106,6 +110,13 @@ pub(crate) enum ImageVerb {
     List,
     /// Forget one reference.
     Remove(String),
+}
+
+/// `bramble store ...`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StoreVerb {
+    /// Write what is whole into a new store.
+    Salvage(PathBuf),
 }
 
 /// Options shared by the verbs; each takes what concerns it.
@@ -241,6 +252,7 @@ fn command(words: &[String], purge: bool, port: u16) -> Result<Command, lexopt::
         }
         ["image", "list"] => Command::Image(ImageVerb::List),
         ["image", "rm", name] => Command::Image(ImageVerb::Remove((*name).to_owned())),
+        ["store", "salvage", to] => Command::Store(StoreVerb::Salvage(to.into())),
         ["logs", target] => Command::Logs((*target).to_owned()),
         other => return Err(format!("`bramble {}` is no command; `bramble --help` lists them", other.join(" ")).into()),
     })
@@ -268,6 +280,13 @@ mod tests {
     fn a_wrong_word_is_named_in_the_error() {
         assert!(parsed("image eat x").unwrap_err().to_string().contains("image eat x"));
         assert!(parsed("up --colour red").unwrap_err().to_string().contains("--colour"));
+    }
+
+    #[test]
+    fn a_store_is_salvaged_into_a_file() {
+        let (command, _) = parsed("store salvage /tmp/new.redb --data-dir /a").unwrap();
+        assert_eq!(command, Command::Store(StoreVerb::Salvage("/tmp/new.redb".into())));
+        assert!(parsed("store salvage").is_err());
     }
 
     #[test]

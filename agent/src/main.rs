@@ -48,6 +48,7 @@ fn dispatch(command: Command, options: &cli::Options) -> anyhow::Result<ExitCode
         Command::Check => cli::check::check(options),
         Command::Token(verb) => cli::token::token(verb, options),
         Command::Image(verb) => cli::image::image(verb, options),
+        Command::Store(verb) => cli::store::store(verb, options),
         Command::Logs(target) => cli::logs::logs(&target, options),
         Command::Demo => cli::demo::demo(options),
         Command::Hello { port } => cli::hello::hello(port),

@@ -12,7 +12,7 @@ use judge::{Facts, Finding, Level};
 
 use super::Options;
 
-/// `bramble check`: prints a table; fails when something necessary is missing.
+/// `bramble check`: prints a table; fails when something necessary is missing, or a store is damaged.
 pub(crate) fn check(options: &Options) -> anyhow::Result<ExitCode> {
     let findings = judge::judge(&gather(options));
     for finding in &findings {
@@ -26,13 +26,14 @@ pub(crate) fn check(options: &Options) -> anyhow::Result<ExitCode> {
             println!("      {:<18} cure: {}", "", finding.cure);
         }
     }
+    let stores = super::store::check(&options.data_dir)?;
     let missing = findings.iter().filter(|finding| finding.level == Level::Missing).count();
     if missing > 0 {
         println!("{missing} necessary thing(s) missing; `bramble up` would not work");
         return Ok(ExitCode::FAILURE);
     }
     println!("this machine can run Bramble");
-    Ok(ExitCode::SUCCESS)
+    Ok(if stores { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// What `bramble up` asks before it touches anything; ports and disk are left to those who use them.

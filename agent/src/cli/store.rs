@@ -1,0 +1,62 @@
+//! Shell: `bramble store`, and the stores' part of `bramble check`: what of the files is damaged, and what can be had of
+//! them. Both read closed stores, without the daemons.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use bramble_store::{Report, RescueError, salvage, verify};
+
+use super::{Options, StoreVerb};
+
+/// Lines of damage that are shown; a broken disk has thousands.
+const LINES_MAX: usize = 20;
+
+pub(crate) fn store(verb: StoreVerb, options: &Options) -> anyhow::Result<ExitCode> {
+    let StoreVerb::Salvage(to) = verb;
+    let from = controllers(&options.data_dir);
+    let (report, revision) = salvage(&from, &to).with_context(|| format!("salvaging {}", from.display()))?;
+    tell(&report);
+    println!("{} records written to {}, shown from revision {revision}", report.records, to.display());
+    println!("to use it: move {0} and {0}.journal away, then {1} in their place", from.display(), to.display());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn controllers(data_dir: &Path) -> PathBuf {
+    data_dir.join("store.redb")
+}
+
+/// The stores below a data directory, the controller's and the agent's checkpoint: false when one is damaged.
+pub(crate) fn check(data_dir: &Path) -> anyhow::Result<bool> {
+    let mut whole = true;
+    for path in [controllers(data_dir), data_dir.join("agent").join("checkpoint.redb")] {
+        if !path.exists() {
+            continue;
+        }
+        match verify(&path) {
+            Ok(report) if report.lost.is_empty() => {
+                println!("ok    {:<18} {}: {} records, all whole", "store", path.display(), report.records);
+            }
+            Ok(report) => {
+                whole = false;
+                println!("LACK  {:<18} {}: {} records are whole", "store", path.display(), report.records);
+                tell(&report);
+                println!("      {:<18} cure: bramble store salvage FILE; the agent's: remove it", "");
+            }
+            Err(RescueError::Locked(_)) => {
+                println!("ok    {:<18} {}: in use, checked when it was opened", "store", path.display());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(whole)
+}
+
+fn tell(report: &Report) {
+    for line in report.lost.iter().take(LINES_MAX) {
+        println!("      {:<18} {line}", "damaged");
+    }
+    if report.lost.len() > LINES_MAX {
+        println!("      {:<18} and {} more", "", report.lost.len() - LINES_MAX);
+    }
+}
