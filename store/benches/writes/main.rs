@@ -121,7 +121,9 @@ fn main() {
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    for value_bytes in VALUES_BYTES {
+    // `-- large` prints only what a large store takes.
+    let only_large = std::env::args().any(|arg| arg == "large");
+    for value_bytes in VALUES_BYTES.iter().copied().filter(|_| !only_large) {
         for clients in [1, CLIENTS] {
             let load = Load { value_bytes, clients };
             println!("\n{value_bytes} B, {clients} client(s), {KEYS} keys");
