@@ -43,6 +43,7 @@ use crate::pods::{ContainerInstance, InstanceState, LookupError, PodEntry, Table
 use log_line::Selection;
 use remote::{Output, Remote, Wanted, failure_status};
 use route::{LogQuery, Route, Target};
+use websocket::{Channels, Dialect};
 
 /// A client that does not finish its handshake or its headers in this time is cut off.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -160,7 +161,7 @@ impl Server {
             Route::Log(target, query) => self.log(&target, query),
             Route::Exec(target, wanted, command) => self.stream(request, target, wanted, Some(command)),
             Route::Attach(target, wanted) => self.stream(request, target, wanted, None),
-            Route::PortForward(target) => self.port_forward(request, &target),
+            Route::PortForward(target, ports) => self.port_forward(request, &target, ports),
         }
     }
 
@@ -241,8 +242,9 @@ impl Server {
         if instance.state != InstanceState::Running {
             return text(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found ({:?})", target.container));
         }
-        // An attach gets the terminal that the container was made with.
+        // An attach gets the terminal that the container was made with; its client opens the streams that it asked for.
         let tty = pod.container(&target.container).is_some_and(|container| container.tty);
+        let asked = wanted;
         let wanted = if command.is_none() { Wanted { tty, stderr: wanted.stderr && !tty, ..wanted } } else { wanted };
         let attached = command.is_none();
         let start = move |remote: Remote| {
@@ -256,7 +258,7 @@ impl Server {
                 }
             });
         };
-        upgrade(request, wanted, start)
+        upgrade(request, asked, start)
     }
 
     fn open(&self, id: &str, wanted: Wanted, command: Option<Vec<String>>) -> Result<Session, String> {
@@ -271,7 +273,7 @@ impl Server {
         }
     }
 
-    fn port_forward(&self, mut request: Request<Incoming>, target: &Target) -> Response<Body> {
+    fn port_forward(&self, mut request: Request<Incoming>, target: &Target, ports: Vec<u16>) -> Response<Body> {
         let pod = match self.table.pod(&target.namespace, &target.pod, target.uid.as_deref()) {
             Ok(pod) => pod,
             Err(error) => return lookup_failure(&error),
@@ -281,16 +283,25 @@ impl Server {
         }
         let netns = pod.netns_path.clone();
         if websocket::is_upgrade(request.headers()) {
-            let Some(response) = websocket_answer(request.headers(), &[websocket::TUNNEL_PROTOCOL]) else {
+            let answer = websocket_answer(request.headers(), &websocket::FORWARD_PROTOCOLS);
+            let Some((response, protocol)) = answer else {
                 return text(StatusCode::BAD_REQUEST, "unable to negotiate a WebSocket protocol");
             };
+            let tunnels = protocol == websocket::TUNNEL_PROTOCOL;
+            if ports.is_empty() && !tunnels {
+                return text(StatusCode::BAD_REQUEST, "query parameter \"port\" is required");
+            }
             let upgraded = hyper::upgrade::on(&mut request);
             tokio::spawn(async move {
-                if let Ok(io) = upgraded.await {
+                let Ok(io) = upgraded.await else { return };
+                if tunnels {
                     port_forward::serve(websocket::tunnel(TokioIo::new(io)), netns).await;
+                } else {
+                    let channels = Channels::start(TokioIo::new(io), Dialect::of(protocol));
+                    port_forward::serve_channels(channels, &ports, netns).await;
                 }
             });
-            return response.0;
+            return response;
         }
         match spdy_answer(request.headers(), "portforward.k8s.io") {
             Ok(response) => {
@@ -314,13 +325,13 @@ fn upgrade(
     start: impl FnOnce(Remote) + Send + 'static,
 ) -> Response<Body> {
     if websocket::is_upgrade(request.headers()) {
-        let Some((response, _)) = websocket_answer(request.headers(), &websocket::EXEC_PROTOCOLS) else {
+        let Some((response, protocol)) = websocket_answer(request.headers(), &websocket::EXEC_PROTOCOLS) else {
             return text(StatusCode::BAD_REQUEST, "unable to negotiate a WebSocket protocol");
         };
         let upgraded = hyper::upgrade::on(&mut request);
         tokio::spawn(async move {
             if let Ok(io) = upgraded.await {
-                websocket::exec(TokioIo::new(io), wanted.stdout, start).await;
+                websocket::exec(TokioIo::new(io), Dialect::of(protocol), wanted.stdout, start).await;
             }
         });
         return response;
@@ -348,12 +359,11 @@ fn switching(protocol: &'static str) -> http::response::Builder {
 
 fn websocket_answer(headers: &HeaderMap, protocols: &[&'static str]) -> Option<(Response<Body>, &'static str)> {
     let protocol = websocket::choose(headers, protocols)?;
-    let response = switching("websocket")
-        .header(header::SEC_WEBSOCKET_ACCEPT, websocket::accept_key(headers)?)
-        .header(header::SEC_WEBSOCKET_PROTOCOL, protocol)
-        .body(empty())
-        .ok()?;
-    Some((response, protocol))
+    let mut response = switching("websocket").header(header::SEC_WEBSOCKET_ACCEPT, websocket::accept_key(headers)?);
+    if !protocol.is_empty() {
+        response = response.header(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+    }
+    Some((response.body(empty()).ok()?, protocol))
 }
 
 /// The header with which clients offer their versions of the streaming protocol over SPDY.

@@ -25,6 +25,11 @@ spec:
     image: tests.local/tools:1
     stdin: true
     command: [sh, -c, "while read line; do echo heard $line; done; exec sleep 100000"]
+  - name: terminal
+    image: tests.local/tools:1
+    stdin: true
+    tty: true
+    command: [sh, -c, "while read line; do echo heard $line; done; exec sleep 100000"]
 ---
 apiVersion: v1
 kind: Pod
@@ -110,16 +115,19 @@ fn exec(board: &Board) {
 }
 
 fn attach_and_run(board: &Board) {
-    let mut attached = start(board, &["attach", "-i", "box", "-c", "echo"]);
-    let mut stdin = attached.stdin.take().expect("piped");
-    let mark = format!("mark-{}", board.kubectl.minor());
-    stdin.write_all(format!("{mark}\n").as_bytes()).expect("written");
-    board.eventually("the container has heard", 20, || {
-        board.kubectl("logs box -c echo").contains(&format!("heard {mark}")).then_some(())
-    });
-    interrupt(attached.id());
-    let seen = attached.wait_with_output().expect("it ends");
-    assert!(text(&seen.stdout).contains(&format!("heard {mark}")), "{}", text(&seen.stdout));
+    // Without a terminal of its own, kubectl asks for three plain streams also of a container that has one.
+    for container in ["echo", "terminal"] {
+        let mut attached = start(board, &["attach", "-i", "box", "-c", container]);
+        let mut stdin = attached.stdin.take().expect("piped");
+        let mark = format!("mark-{}", board.kubectl.minor());
+        stdin.write_all(format!("{mark}\n").as_bytes()).expect("written");
+        board.eventually("the container has heard", 20, || {
+            board.kubectl(&format!("logs box -c {container}")).contains(&format!("heard {mark}")).then_some(())
+        });
+        interrupt(attached.id());
+        let seen = attached.wait_with_output().expect("it ends");
+        assert!(text(&seen.stdout).contains(&format!("heard {mark}")), "{container}: {}", text(&seen.stdout));
+    }
 
     let name = format!("run-{}", board.kubectl.minor());
     let run = ["run", &name, "--image", TOOLS, "--rm", "-i", "--restart=Never", "--"];

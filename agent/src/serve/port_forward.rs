@@ -1,4 +1,6 @@
 //! Shell: port-forward: each client connection is a data and an error stream; bytes go to the pod's loopback.
+//!
+//! kubectl opens streams of SPDY, one pair a connection. Other clients have a WebSocket with one pair of channels a port.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream as StdStream};
@@ -13,6 +15,7 @@ use tokio::sync::mpsc;
 
 use super::remote::CHUNKS;
 use super::spdy::{Connection, Frame};
+use super::websocket::Channels;
 
 /// Upstream waits as long for a dial into the pod.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -114,6 +117,62 @@ async fn forward(
     };
     let _ = send.send(Frame::Data { stream: error, bytes: Bytes::from(told), fin: true }).await;
     let _ = send.send(Frame::Data { stream: data, bytes: Bytes::new(), fin: true }).await;
+}
+
+/// Serves a WebSocket's channels: of port `n` the data are channel `2n`, the errors `2n + 1`; each begins with the port's
+/// number, little end first. Every port is dialled once, at the start.
+pub(crate) async fn serve_channels(channels: Channels, ports: &[u16], netns: Option<PathBuf>) {
+    let Channels { mut received, send } = channels;
+    let mut pipes = Vec::new();
+    for (port, data) in ports.iter().zip((0_u8..=253).step_by(2)) {
+        for channel in [data, data + 1] {
+            let _ = send.send((channel, Bytes::copy_from_slice(&port.to_le_bytes()))).await;
+        }
+        let (pipe, bytes) = mpsc::channel(CHUNKS);
+        pipes.push(pipe);
+        tokio::spawn(forward_channel(data, *port, netns.clone(), bytes, send.clone()));
+    }
+    // The last port that ends closes the connection.
+    drop(send);
+    while let Some((channel, bytes)) = received.recv().await {
+        if channel % 2 == 0
+            && let Some(pipe) = pipes.get(usize::from(channel / 2))
+        {
+            let _ = pipe.send(bytes).await;
+        }
+    }
+}
+
+async fn forward_channel(
+    data: u8,
+    port: u16,
+    netns: Option<PathBuf>,
+    mut from_client: mpsc::Receiver<Bytes>,
+    send: mpsc::Sender<(u8, Bytes)>,
+) {
+    let stream = match dial(port, netns).await {
+        Ok(stream) => stream,
+        Err(failure) => {
+            let told = format!("error forwarding port {port} to pod: {failure}");
+            let _ = send.send((data + 1, Bytes::from(told))).await;
+            return;
+        }
+    };
+    let (mut read, mut write) = stream.into_split();
+    let uploading = tokio::spawn(async move {
+        while let Some(bytes) = from_client.recv().await {
+            if write.write_all(&bytes).await.is_err() {
+                break;
+            }
+        }
+    });
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(count @ 1..) = read.read(&mut buffer).await {
+        if send.send((data, Bytes::copy_from_slice(&buffer[..count]))).await.is_err() {
+            break;
+        }
+    }
+    uploading.abort();
 }
 
 /// A connection to the pod's loopback. The socket belongs to the namespace in which it is made, so only the thread that

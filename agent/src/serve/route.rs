@@ -17,8 +17,8 @@ pub(crate) enum Route {
     Exec(Target, Wanted, Vec<String>),
     /// `/attach/...`.
     Attach(Target, Wanted),
-    /// `/portForward/...`.
-    PortForward(Target),
+    /// `/portForward/...`, and the ports that a WebSocket asks for.
+    PortForward(Target, Vec<u16>),
     /// None of the kubelet's.
     Unknown,
 }
@@ -67,8 +67,10 @@ pub(crate) fn parse(path: &str, query: Option<&str>) -> Result<Route, String> {
             Route::Exec(container(rest)?, wanted()?, command)
         }
         ["attach", rest @ ..] => Route::Attach(container(rest)?, wanted()?),
-        ["portForward", namespace, pod] => Route::PortForward(target(namespace, pod, None, "")),
-        ["portForward", namespace, pod, uid] => Route::PortForward(target(namespace, pod, Some(uid), "")),
+        ["portForward", namespace, pod] => Route::PortForward(target(namespace, pod, None, ""), ports(&query)?),
+        ["portForward", namespace, pod, uid] => {
+            Route::PortForward(target(namespace, pod, Some(uid), ""), ports(&query)?)
+        }
         _ => Route::Unknown,
     })
 }
@@ -123,6 +125,17 @@ fn wanted(query: &Pairs) -> Result<Wanted, String> {
         return Err("you must specify at least 1 of stdin, stdout, stderr".into());
     }
     Ok(wanted)
+}
+
+fn ports(query: &Pairs) -> Result<Vec<u16>, String> {
+    let given = all(query, "port");
+    let texts = given.iter().flat_map(|text| text.split(','));
+    let port = |text: &str| match text.parse::<u16>() {
+        Ok(0) => Err(format!("port {text:?} must be > 0")),
+        Ok(port) => Ok(port),
+        Err(_) => Err(format!("unable to parse {text:?} as a port")),
+    };
+    texts.map(port).collect()
 }
 
 fn log(query: &Pairs) -> Result<LogQuery, String> {
@@ -193,6 +206,16 @@ mod tests {
         assert!(parse("/exec/d/p/c", Some("command=ls")).is_err());
         assert!(parse("/containerLogs/d/p/c", Some("tailLines=many")).is_err());
         assert_eq!(parse("/", None), Ok(Route::Unknown));
+    }
+
+    #[test]
+    fn ports_are_read() {
+        let target = target("d", "p", None, "");
+        assert_eq!(
+            parse("/portForward/d/p", Some("port=80,81&port=82")),
+            Ok(Route::PortForward(target, vec![80, 81, 82]))
+        );
+        assert!(parse("/portForward/d/p", Some("port=http")).is_err());
     }
 
     #[test]

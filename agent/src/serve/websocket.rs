@@ -1,19 +1,23 @@
-//! Shell: WebSocket as Kubernetes uses it (RFC 6455): channels in one byte (`v4` and `v5.channel.k8s.io`), or a tunnel of
-//! bytes (`SPDY/3.1+portforward.k8s.io`).
+//! Shell: WebSocket as Kubernetes uses it (RFC 6455): channels in one byte (`channel.k8s.io` and its versions, in binary or
+//! base64), or a tunnel of bytes (`SPDY/3.1+portforward.k8s.io`).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use fastwebsockets::{FragmentCollectorRead, Frame, OpCode, Payload, Role, WebSocket, WebSocketError, WebSocketWrite};
 use http::{HeaderMap, header};
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 
 use super::remote::{CHUNKS, Input, Output, Remote, pair, parse_resize};
 
 /// The protocols of exec and attach, best first.
-pub(crate) const EXEC_PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
-/// The protocol of port-forward.
+pub(crate) const EXEC_PROTOCOLS: [&str; 5] =
+    ["v5.channel.k8s.io", "v4.channel.k8s.io", "v4.base64.channel.k8s.io", "channel.k8s.io", "base64.channel.k8s.io"];
+/// The protocols of port-forward, best first.
+pub(crate) const FORWARD_PROTOCOLS: [&str; 3] = [TUNNEL_PROTOCOL, "v4.channel.k8s.io", "v4.base64.channel.k8s.io"];
+/// kubectl's own way to forward ports.
 pub(crate) const TUNNEL_PROTOCOL: &str = "SPDY/3.1+portforward.k8s.io";
 
 const STDIN: u8 = 0;
@@ -41,8 +45,11 @@ pub(crate) fn is_upgrade(headers: &HeaderMap) -> bool {
     is(header::CONNECTION, "upgrade") && is(header::UPGRADE, "websocket")
 }
 
-/// The first of `ours` that the client offers.
+/// The first of `ours` that the client offers; empty when it offers none at all, which stands for the oldest.
 pub(crate) fn choose<'a>(headers: &HeaderMap, ours: &[&'a str]) -> Option<&'a str> {
+    if !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
+        return Some("");
+    }
     let offered: Vec<&str> = headers
         .get_all(header::SEC_WEBSOCKET_PROTOCOL)
         .iter()
@@ -57,6 +64,45 @@ pub(crate) fn accept_key(headers: &HeaderMap) -> Option<String> {
     let key = headers.get(header::SEC_WEBSOCKET_KEY)?.to_str().ok()?;
     let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
     Some(STANDARD.encode(ring::digest::digest(&ring::digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes())))
+}
+
+/// How a protocol writes its channels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Dialect {
+    /// The channel is a digit and the bytes are base64, in text messages.
+    base64: bool,
+    /// The end is a whole `Status`; before `v4` it was the text of a failure, or nothing.
+    status: bool,
+}
+
+impl Dialect {
+    /// The dialect of a protocol.
+    pub(crate) fn of(protocol: &str) -> Self {
+        Self { base64: protocol.contains("base64"), status: protocol.starts_with('v') }
+    }
+
+    fn frame(self, channel: u8, bytes: &[u8]) -> Frame<'static> {
+        if self.base64 {
+            let message = format!("{channel}{}", STANDARD.encode(bytes));
+            return Frame::text(Payload::Owned(message.into_bytes()));
+        }
+        let mut message = Vec::with_capacity(bytes.len() + 1);
+        message.push(channel);
+        message.extend_from_slice(bytes);
+        Frame::binary(Payload::Owned(message))
+    }
+
+    /// Channel and bytes of a message; what cannot be read is nothing.
+    fn read(self, mut message: Bytes) -> Option<(u8, Bytes)> {
+        if message.is_empty() {
+            return None;
+        }
+        let channel = message.split_to(1)[0];
+        if self.base64 {
+            return Some((channel.checked_sub(b'0')?, STANDARD.decode(message).ok()?.into()));
+        }
+        Some((channel, message))
+    }
 }
 
 type Reader<S> = FragmentCollectorRead<ReadHalf<S>>;
@@ -108,28 +154,21 @@ async fn listen<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-async fn send<S: AsyncRead + AsyncWrite + Unpin>(writer: &mut Writer<S>, channel: u8, bytes: &[u8]) -> bool {
-    let mut message = Vec::with_capacity(bytes.len() + 1);
-    message.push(channel);
-    message.extend_from_slice(bytes);
-    writer.write_frame(Frame::binary(Payload::Owned(message))).await.is_ok()
-}
-
 /// Serves an exec or attach; `start` gets the container's side.
-pub(crate) async fn exec<S>(io: S, stdout: bool, start: impl FnOnce(Remote))
+pub(crate) async fn exec<S>(io: S, dialect: Dialect, stdout: bool, start: impl FnOnce(Remote))
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (reader, mut writer) = split(io);
     let Heard { messages, pings, listening } = Heard::start(reader);
     // An empty message tells the client that the connection stands, as upstream does it.
-    if send(&mut writer, if stdout { STDOUT } else { ERROR }, &[]).await {
+    if writer.write_frame(dialect.frame(if stdout { STDOUT } else { ERROR }, &[])).await.is_ok() {
         let (remote, wire) = pair();
         start(remote);
         // Both directions at once: a process that is not read does not read either, so neither may wait for the other.
         tokio::select! {
-            () = deliver(&mut writer, wire.output, pings) => {}
-            () = feed(messages, wire.input) => {}
+            () = deliver(&mut writer, dialect, wire.output, pings) => {}
+            () = feed(messages, dialect, wire.input) => {}
         }
         let _ = writer.write_frame(Frame::close(1000, b"")).await;
         let _ = writer.flush().await;
@@ -138,9 +177,9 @@ where
 }
 
 /// Passes the client's messages on. The container hears of the client's end; its own end is for `deliver` to tell.
-async fn feed(mut messages: mpsc::Receiver<Bytes>, client: mpsc::Sender<Input>) {
+async fn feed(mut messages: mpsc::Receiver<Bytes>, dialect: Dialect, client: mpsc::Sender<Input>) {
     while let Some(message) = messages.recv().await {
-        if let Some(input) = input(message) {
+        if let Some(input) = dialect.read(message).and_then(input) {
             let _ = client.send(input).await;
         }
     }
@@ -150,35 +189,39 @@ async fn feed(mut messages: mpsc::Receiver<Bytes>, client: mpsc::Sender<Input>) 
 
 async fn deliver<S: AsyncRead + AsyncWrite + Unpin>(
     writer: &mut Writer<S>,
+    dialect: Dialect,
     mut output: mpsc::Receiver<Output>,
     mut pings: mpsc::Receiver<Bytes>,
 ) {
     loop {
-        tokio::select! {
-            Some(bytes) = pings.recv() => {
-                let _ = writer.write_frame(Frame::pong(Payload::Owned(bytes.to_vec()))).await;
-            }
-            output = output.recv() => {
-                // A client that is gone is noticed by the reading half; what is still written for it is dropped.
-                let _ = match output {
-                    Some(Output::Stdout(bytes)) => send(writer, STDOUT, &bytes).await,
-                    Some(Output::Stderr(bytes)) => send(writer, STDERR, &bytes).await,
-                    Some(Output::Status(status)) => {
-                        send(writer, ERROR, status.to_string().as_bytes()).await;
-                        return;
+        let frame = tokio::select! {
+            Some(bytes) = pings.recv() => Frame::pong(Payload::Owned(bytes.to_vec())),
+            output = output.recv() => match output {
+                Some(Output::Stdout(bytes)) => dialect.frame(STDOUT, &bytes),
+                Some(Output::Stderr(bytes)) => dialect.frame(STDERR, &bytes),
+                Some(Output::Status(status)) => {
+                    if let Some(text) = ending(dialect, &status) {
+                        let _ = writer.write_frame(dialect.frame(ERROR, text.as_bytes())).await;
                     }
-                    None => return,
-                };
-            }
-        }
+                    return;
+                }
+                None => return,
+            },
+        };
+        // A client that is gone is noticed by the reading half; what is still written for it is dropped.
+        let _ = writer.write_frame(frame).await;
     }
 }
 
-fn input(mut bytes: Bytes) -> Option<Input> {
-    if bytes.is_empty() {
-        return None;
+/// What the error channel says at the end.
+fn ending(dialect: Dialect, status: &Value) -> Option<String> {
+    if dialect.status {
+        return Some(status.to_string());
     }
-    let channel = bytes.split_to(1)[0];
+    (status["status"] != "Success").then(|| status["message"].as_str().unwrap_or_default().to_owned())
+}
+
+fn input((channel, bytes): (u8, Bytes)) -> Option<Input> {
     match channel {
         STDIN if bytes.is_empty() => None,
         STDIN => Some(Input::Stdin(bytes)),
@@ -186,6 +229,69 @@ fn input(mut bytes: Bytes) -> Option<Input> {
         CLOSE if bytes.first() == Some(&STDIN) => Some(Input::StdinEnd),
         _ => None,
     }
+}
+
+/// A WebSocket as channels: what the client sends, and where to send to it. It closes when the sender is dropped.
+pub(crate) struct Channels {
+    /// Channel and bytes.
+    pub(crate) received: mpsc::Receiver<(u8, Bytes)>,
+    /// Channel and bytes.
+    pub(crate) send: mpsc::Sender<(u8, Bytes)>,
+}
+
+impl Channels {
+    /// Starts the task that reads and writes `io`; it ends with the client or with the last sender.
+    pub(crate) fn start<S>(io: S, dialect: Dialect) -> Self
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (deliver, received) = mpsc::channel(CHUNKS);
+        let (send, outgoing) = mpsc::channel(CHUNKS);
+        tokio::spawn(run_channels(io, dialect, deliver, outgoing));
+        Self { received, send }
+    }
+}
+
+async fn run_channels<S>(
+    io: S,
+    dialect: Dialect,
+    client: mpsc::Sender<(u8, Bytes)>,
+    mut outgoing: mpsc::Receiver<(u8, Bytes)>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (reader, mut writer) = split(io);
+    let Heard { mut messages, mut pings, listening } = Heard::start(reader);
+    let feed = async {
+        while let Some(message) = messages.recv().await {
+            if let Some(message) = dialect.read(message)
+                && client.send(message).await.is_err()
+            {
+                return;
+            }
+        }
+    };
+    let deliver = async {
+        loop {
+            let frame = tokio::select! {
+                Some(bytes) = pings.recv() => Frame::pong(Payload::Owned(bytes.to_vec())),
+                message = outgoing.recv() => match message {
+                    Some((channel, bytes)) => dialect.frame(channel, &bytes),
+                    None => return,
+                },
+            };
+            if writer.write_frame(frame).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = feed => {}
+        () = deliver => {}
+    }
+    let _ = writer.write_frame(Frame::close(1000, b"")).await;
+    let _ = writer.flush().await;
+    listening.abort();
 }
 
 /// A WebSocket whose binary messages are one stream of bytes.
@@ -257,10 +363,25 @@ mod tests {
 
     #[test]
     fn messages_go_to_their_channel() {
-        assert_eq!(input(Bytes::from_static(b"\x00abc")), Some(Input::Stdin(Bytes::from_static(b"abc"))));
-        assert_eq!(input(Bytes::from_static(b"\xff\x00")), Some(Input::StdinEnd));
-        assert_eq!(input(Bytes::from_static(b"\x04{\"Width\":2,\"Height\":3}")), Some(Input::Resize(2, 3)));
-        assert_eq!(input(Bytes::from_static(b"\x00")), None);
-        assert_eq!(input(Bytes::new()), None);
+        let of =
+            |bytes: &'static [u8]| Dialect::of("v5.channel.k8s.io").read(Bytes::from_static(bytes)).and_then(input);
+        assert_eq!(of(b"\x00abc"), Some(Input::Stdin(Bytes::from_static(b"abc"))));
+        assert_eq!(of(b"\xff\x00"), Some(Input::StdinEnd));
+        assert_eq!(of(b"\x04{\"Width\":2,\"Height\":3}"), Some(Input::Resize(2, 3)));
+        assert_eq!(of(b"\x00"), None);
+        assert_eq!(of(b""), None);
+    }
+
+    #[test]
+    fn older_clients_read_their_own_dialect() {
+        let old = Dialect::of("base64.channel.k8s.io");
+        assert_eq!(old.read(Bytes::from_static(b"0YWJj")), Some((STDIN, Bytes::from_static(b"abc"))));
+        let frame = old.frame(STDOUT, b"abc");
+        assert!(matches!(frame.opcode, OpCode::Text) && &frame.payload[..] == b"1YWJj");
+        let failure = serde_json::json!({"status": "Failure", "message": "so it is"});
+        assert_eq!(ending(old, &failure).as_deref(), Some("so it is"));
+        assert_eq!(ending(Dialect::of(""), &serde_json::json!({"status": "Success"})), None);
+        assert!(ending(Dialect::of("v4.channel.k8s.io"), &failure).is_some_and(|text| text.starts_with('{')));
+        assert_eq!(choose(&HeaderMap::new(), &EXEC_PROTOCOLS), Some(""));
     }
 }
