@@ -110,6 +110,10 @@ fn own_services(facts: &Facts) -> [Wanted; 4] {
     let family = if facts.advertised.is_ipv6() { "IPv6" } else { "IPv4" };
     let (address, port) = (facts.advertised.ip().to_string(), facts.advertised.port());
     let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
+    // A board without a network has only loopback's address, which nobody else can use and no endpoint may have.
+    let reachable = !facts.advertised.ip().is_loopback();
+    let subsets = if reachable { json!([{"addresses": [{"ip": address}], "ports": ports}]) } else { json!([]) };
+    let behind = if reachable { json!([{"addresses": [address], "conditions": {"ready": true}}]) } else { json!([]) };
     let services = Resource::new("", "v1", "services");
     let api = json!({"apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
@@ -117,10 +121,10 @@ fn own_services(facts: &Facts) -> [Wanted; 4] {
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}]}});
     let endpoints = json!({"apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-        "subsets": [{"addresses": [{"ip": address}], "ports": ports}]});
+        "subsets": subsets});
     let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "addressType": family, "endpoints": [{"addresses": [address], "conditions": {"ready": true}}], "ports": ports});
+        "addressType": family, "endpoints": behind, "ports": ports});
     // Every board answers this address itself, so the Service selects nothing.
     let dns = json!({"apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"}},

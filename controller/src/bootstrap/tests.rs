@@ -98,6 +98,17 @@ async fn a_new_address_moves_the_endpoint_only() {
 }
 
 #[tokio::test]
+async fn without_a_network_nobody_is_sent_to_loopback() {
+    let alone = Facts { advertised: "127.0.0.1:6443".parse().unwrap(), ..facts() };
+    let server = Arc::new(Server::default());
+    ensure(&Client::new(server.clone()), &alone).await.unwrap();
+    let objects = server.objects.lock().unwrap();
+    assert_eq!(objects["/api/v1/namespaces/default/endpoints/kubernetes"]["subsets"], json!([]));
+    let slice = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
+    assert_eq!(objects[slice]["endpoints"], json!([]));
+}
+
+#[tokio::test]
 async fn the_default_policy_means_what_it_should() {
     let authorizer = authorizer(&*bootstrapped().await);
     let asks = |text: &str| {

@@ -37,7 +37,7 @@ impl Drop for Cluster {
 
 async fn cluster(name: &str) -> Cluster {
     let dir = std::env::temp_dir().join(format!("bramble-live-{name}-{}", std::process::id()));
-    let mut options = serve::Options::new(dir.clone(), IpAddr::V4(Ipv4Addr::LOCALHOST), "pi-1");
+    let mut options = serve::Options::new(dir.clone(), IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), "pi-1");
     options.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
     let (told, ready) = tokio::sync::oneshot::channel();
     let mut tasks = JoinSet::new();

@@ -13,6 +13,7 @@ const RBAC: &str = "rbac.authorization.k8s.io";
 
 pub(super) fn rbac() -> [Kind; 4] {
     let strategy = Strategy { create_on_update: true, name_errors: names::path_segment_errors, ..Strategy::default() };
+    let role = Strategy { validate: validate_rules, ..strategy };
     let binding = Strategy {
         prepare_create: complete_binding,
         prepare_update: |new, _| complete_binding(new),
@@ -38,14 +39,14 @@ pub(super) fn rbac() -> [Kind; 4] {
             strategy: binding,
             ..Kind::new(RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings")
         },
-        Kind { namespaced: false, strategy, ..Kind::new(RBAC, "v1", "ClusterRole", "clusterroles") },
+        Kind { namespaced: false, strategy: role, ..Kind::new(RBAC, "v1", "ClusterRole", "clusterroles") },
         Kind {
             columns: columns(),
             row: binding_row,
             strategy: binding,
             ..Kind::new(RBAC, "v1", "RoleBinding", "rolebindings")
         },
-        Kind { strategy, ..Kind::new(RBAC, "v1", "Role", "roles") },
+        Kind { strategy: role, ..Kind::new(RBAC, "v1", "Role", "roles") },
     ]
 }
 
@@ -215,6 +216,42 @@ fn complete_binding(object: &mut Object) {
     }
 }
 
+fn validate_rules(role: &Object) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (at, rule) in role.items(&["rules"]).iter().enumerate() {
+        let field = |name: &str| format!("rules[{at}].{name}");
+        let is_empty = |name: &str| rule[name].as_array().is_none_or(Vec::is_empty);
+        if is_empty("verbs") {
+            errors.push(FieldError::required(field("verbs"), "verbs must contain at least one value"));
+        }
+        if !is_empty("nonResourceURLs") {
+            let mut wrong = |why: &str| {
+                errors.push(FieldError::invalid(field("nonResourceURLs"), rule["nonResourceURLs"].clone(), why));
+            };
+            if role.kind() == "Role" {
+                wrong("namespaced rules cannot apply to non-resource URLs");
+            }
+            if ["apiGroups", "resources", "resourceNames"].iter().any(|name| !is_empty(name)) {
+                wrong("rules cannot apply to both regular resources and non-resource URLs");
+            }
+            continue;
+        }
+        for (name, what) in [("apiGroups", "api group"), ("resources", "resource")] {
+            if is_empty(name) {
+                errors
+                    .push(FieldError::required(field(name), format!("resource rules must supply at least one {what}")));
+            }
+        }
+    }
+    if role.get(&["aggregationRule"]).is_some_and(Value::is_object)
+        && role.items(&["aggregationRule", "clusterRoleSelectors"]).is_empty()
+    {
+        let why = "at least one clusterRoleSelector required if aggregationRule is non-nil";
+        errors.push(FieldError::required("aggregationRule.clusterRoleSelectors", why));
+    }
+    errors
+}
+
 fn validate_binding(object: &Object) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let role = |field: &str| object.text(&["roleRef", field]);
@@ -284,6 +321,23 @@ fn binding_row(object: &Object, now: i64) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rules_say_what_they_are_about() {
+        let role = json!({"kind": "Role", "rules": [{"verbs": []}, {"verbs": ["get"], "nonResourceURLs": ["/x"]},
+            {"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]});
+        let errors = validate_rules(&Object::from_value(role).unwrap());
+        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            texts,
+            [
+                "rules[0].verbs: Required value: verbs must contain at least one value",
+                "rules[0].apiGroups: Required value: resource rules must supply at least one api group",
+                "rules[0].resources: Required value: resource rules must supply at least one resource",
+                "rules[1].nonResourceURLs: Invalid value: [\"/x\"]: namespaced rules cannot apply to non-resource URLs",
+            ]
+        );
+    }
 
     #[test]
     fn decisions_survive_a_status_write() {

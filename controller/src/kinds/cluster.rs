@@ -1,5 +1,8 @@
 //! Pure: the rows of what the cluster's parts tell each other: Lease, EndpointSlice, Event.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
 use serde_json::Value;
 
 use super::column::{age, age_of, first_three, name, since};
@@ -7,6 +10,7 @@ use super::strategy::Strategy;
 use super::{Alias, Column, Field, Kind, Persistence};
 use crate::object::Object;
 use crate::schema::field_error::FieldError;
+use crate::schema::names;
 
 pub(super) fn lease() -> Kind {
     Kind {
@@ -14,21 +18,44 @@ pub(super) fn lease() -> Kind {
         row: |object, now| {
             vec![object.name().into(), object.text(&["spec", "holderIdentity"]).into(), age_of(object, now)]
         },
-        strategy: Strategy { create_on_update: true, unconditional_update: false, ..Strategy::default() },
+        strategy: Strategy {
+            create_on_update: true,
+            unconditional_update: false,
+            validate: validate_lease,
+            ..Strategy::default()
+        },
         persistence: Persistence::Heartbeat(is_renewal),
         ..Kind::new("coordination.k8s.io", "v1", "Lease", "leases")
     }
 }
 
-/// Only `renewTime` differs.
+/// Only `renewTime` differs, and when its manager wrote.
 fn is_renewal(old: &Object, new: &Object) -> bool {
     let still = |lease: &Object| {
         let mut lease = lease.clone();
         lease.remove(&["spec", "renewTime"]);
         lease.remove(&["metadata", "resourceVersion"]);
+        lease.remove(&["metadata", "managedFields"]);
         lease
     };
     still(old) == still(new)
+}
+
+fn validate_lease(lease: &Object) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for (field, least, why) in [
+        ("leaseDurationSeconds", 1, "must be greater than 0"),
+        ("leaseTransitions", 0, "must be greater than or equal to 0"),
+    ] {
+        if let Some(number) = lease.integer(&["spec", field]).filter(|number| *number < least) {
+            errors.push(FieldError::invalid(format!("spec.{field}"), number, why));
+        }
+    }
+    if !lease.text(&["spec", "preferredHolder"]).is_empty() && lease.text(&["spec", "strategy"]).is_empty() {
+        let why = "may only be specified if `strategy` is defined";
+        errors.push(FieldError::forbidden("spec.preferredHolder", why));
+    }
+    errors
 }
 
 pub(super) fn endpoint_slice() -> Kind {
@@ -38,14 +65,84 @@ pub(super) fn endpoint_slice() -> Kind {
         strategy: Strategy {
             generation: true,
             validate_update: |new, old| super::strategy::immutable(new, old, &["addressType"]).into_iter().collect(),
-            validate: |object| match object.text(&["addressType"]) {
-                "IPv4" | "IPv6" | "FQDN" => Vec::new(),
-                "" => vec![FieldError::required("addressType", "")],
-                other => vec![FieldError::not_supported("addressType", other, &["FQDN", "IPv4", "IPv6"])],
-            },
+            validate: validate_slice,
             ..Strategy::default()
         },
         ..Kind::new("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
+    }
+}
+
+/// Upstream's bounds of a slice.
+const SLICE_ENDPOINTS_MAX: usize = 1000;
+const SLICE_ADDRESSES_MAX: usize = 100;
+
+fn validate_slice(slice: &Object) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let family = slice.text(&["addressType"]);
+    match family {
+        "IPv4" | "IPv6" | "FQDN" => {}
+        "" => errors.push(FieldError::required("addressType", "")),
+        other => errors.push(FieldError::not_supported("addressType", other, &["FQDN", "IPv4", "IPv6"])),
+    }
+    let mut seen = BTreeSet::new();
+    for (at, port) in slice.items(&["ports"]).iter().enumerate() {
+        let (field, name) = (format!("ports[{at}].name"), port["name"].as_str().unwrap_or_default());
+        if !name.is_empty() {
+            let wrong = names::dns1123_label_errors(name).into_iter();
+            errors.extend(wrong.map(|why| FieldError::invalid(&field, name, why)));
+        }
+        if !seen.insert(name) {
+            errors.push(FieldError::duplicate(&field, name));
+        }
+    }
+    let endpoints = slice.items(&["endpoints"]);
+    if endpoints.len() > SLICE_ENDPOINTS_MAX {
+        errors.push(FieldError::too_many("endpoints", endpoints.len(), SLICE_ENDPOINTS_MAX));
+        return errors;
+    }
+    for (at, endpoint) in endpoints.iter().enumerate() {
+        let field = format!("endpoints[{at}].addresses");
+        let addresses: Vec<&str> =
+            endpoint["addresses"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        if addresses.is_empty() {
+            errors.push(FieldError::required(&field, "must contain at least 1 address"));
+        } else if addresses.len() > SLICE_ADDRESSES_MAX {
+            errors.push(FieldError::too_many(&field, addresses.len(), SLICE_ADDRESSES_MAX));
+        }
+        for (at, address) in addresses.into_iter().enumerate() {
+            errors.extend(validate_address(family, address, &format!("{field}[{at}]"), &field));
+        }
+    }
+    errors
+}
+
+fn validate_address(family: &str, address: &str, field: &str, list: &str) -> Vec<FieldError> {
+    let invalid = |field: &str, why: &str| vec![FieldError::invalid(field, address, why)];
+    if family == "FQDN" {
+        let wrong = names::dns1123_subdomain_errors(address.trim_end_matches('.')).into_iter();
+        return wrong.map(|why| FieldError::invalid(field, address, why)).collect();
+    }
+    match (family, address.parse::<IpAddr>()) {
+        ("IPv4" | "IPv6", Err(_)) => invalid(field, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
+        ("IPv4", Ok(IpAddr::V6(_))) => invalid(list, "must be an IPv4 address"),
+        ("IPv6", Ok(IpAddr::V4(_))) => invalid(list, "must be an IPv6 address"),
+        ("IPv4" | "IPv6", Ok(address)) => not_an_endpoint(address).map(|why| invalid(field, why)).unwrap_or_default(),
+        _ => Vec::new(),
+    }
+}
+
+/// Addresses that no endpoint has.
+fn not_an_endpoint(address: IpAddr) -> Option<&'static str> {
+    let (link_local, link_multicast) = match address {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(v6) => (v6.is_unicast_link_local(), v6.segments()[0] & 0xff0f == 0xff02),
+    };
+    match () {
+        () if address.is_unspecified() => Some("may not be unspecified (0.0.0.0 or ::)"),
+        () if address.is_loopback() => Some("may not be in the loopback range (127.0.0.0/8, ::1/128)"),
+        () if link_local => Some("may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
+        () if link_multicast => Some("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"),
+        () => None,
     }
 }
 

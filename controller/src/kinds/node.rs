@@ -33,7 +33,7 @@ pub(super) fn kind() -> Kind {
     }
 }
 
-/// Only `lastHeartbeatTime` differs.
+/// Only `lastHeartbeatTime` differs, and when its manager wrote.
 fn is_heartbeat(old: &Object, new: &Object) -> bool {
     still(old) == still(new)
 }
@@ -41,6 +41,7 @@ fn is_heartbeat(old: &Object, new: &Object) -> bool {
 fn still(node: &Object) -> Object {
     let mut node = node.clone();
     node.remove(&["metadata", "resourceVersion"]);
+    node.remove(&["metadata", "managedFields"]);
     let mut conditions = node.items(&["status", "conditions"]).to_vec();
     for condition in conditions.iter_mut().filter_map(Value::as_object_mut) {
         condition.remove("lastHeartbeatTime");

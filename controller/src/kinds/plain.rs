@@ -44,7 +44,7 @@ pub(super) fn secret() -> Kind {
                 }
                 complete_secret(new);
             },
-            validate: |object| validate_data(object, &["data"]),
+            validate: validate_secret,
             validate_update: |new, old| {
                 let mut errors: Vec<FieldError> = immutable(new, old, &["type"]).into_iter().collect();
                 errors.extend(validate_immutable(new, old, &["data"]));
@@ -199,6 +199,58 @@ fn validate_data(object: &Object, fields: &[&str]) -> Vec<FieldError> {
     errors
 }
 
+/// What a secret of a known type must hold.
+fn validate_secret(secret: &Object) -> Vec<FieldError> {
+    let mut errors = validate_data(secret, &["data"]);
+    let held = |key: &str| secret.text(&["data", key]);
+    let has = |key: &str| secret.get(&["data", key]).is_some();
+    let need = |key: &str| FieldError::required(format!("data[{key}]"), "");
+    match secret.text(&["type"]) {
+        "kubernetes.io/service-account-token" => {
+            const ACCOUNT: &str = "kubernetes.io/service-account.name";
+            if secret.annotation(ACCOUNT).unwrap_or_default().is_empty() {
+                errors.push(FieldError::required(format!("metadata.annotations[{ACCOUNT}]"), ""));
+            }
+        }
+        "kubernetes.io/dockercfg" => errors.extend(validate_registries(secret, ".dockercfg")),
+        "kubernetes.io/dockerconfigjson" => errors.extend(validate_registries(secret, ".dockerconfigjson")),
+        "kubernetes.io/basic-auth" if !has("username") && !has("password") => {
+            errors.extend(["username", "password"].map(need));
+        }
+        "kubernetes.io/ssh-auth" if held("ssh-privatekey").is_empty() => errors.push(need("ssh-privatekey")),
+        "kubernetes.io/tls" => {
+            errors.extend(["tls.crt", "tls.key"].into_iter().filter(|key| !has(key)).map(need));
+        }
+        _ => {}
+    }
+    errors
+}
+
+/// Credentials of registries are a JSON object; its text is not told.
+fn validate_registries(secret: &Object, key: &str) -> Option<FieldError> {
+    let field = format!("data[{key}]");
+    let Some(encoded) = secret.get(&["data", key]).and_then(Value::as_str) else {
+        return Some(FieldError::required(field, ""));
+    };
+    let bytes = BASE64_STANDARD.decode(encoded).unwrap_or_default();
+    match serde_json::from_slice::<Map<String, Value>>(&bytes) {
+        Ok(_) => None,
+        Err(error) => Some(FieldError::invalid(field, "<secret contents redacted>", go_json_error(&bytes, &error))),
+    }
+}
+
+/// The error in the words of Go's decoder, as far as there is one word for it.
+fn go_json_error(bytes: &[u8], error: &serde_json::Error) -> String {
+    match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        None => "unexpected end of JSON input".to_owned(),
+        Some(_) if error.is_eof() => "unexpected end of JSON input".to_owned(),
+        Some(first) if !b"{[\"-0123456789tfn".contains(first) => {
+            format!("invalid character '{}' looking for beginning of value", char::from(*first))
+        }
+        Some(_) => error.to_string(),
+    }
+}
+
 fn validate_immutable(new: &Object, old: &Object, fields: &[&str]) -> Vec<FieldError> {
     if !old.flag(&["immutable"]) {
         return Vec::new();
@@ -222,6 +274,24 @@ mod tests {
         let mut secret = Object::from_value(json!({"stringData": {"a": "b"}})).unwrap();
         complete_secret(&mut secret);
         assert_eq!(secret.into_value(), json!({"type": "Opaque", "data": {"a": "Yg=="}}));
+    }
+
+    #[test]
+    fn secrets_hold_what_their_type_says() {
+        let errors = |value: Value| -> Vec<String> {
+            validate_secret(&Object::from_value(value).unwrap()).iter().map(ToString::to_string).collect()
+        };
+        let tls = errors(json!({"type": "kubernetes.io/tls", "data": {"tls.crt": ""}}));
+        assert_eq!(tls, ["data[tls.key]: Required value"]);
+        let docker = errors(json!({"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": "eA=="}}));
+        assert_eq!(
+            docker,
+            ["data[.dockerconfigjson]: Invalid value: \"<secret contents redacted>\": invalid character 'x' looking \
+              for beginning of value"]
+        );
+        let account = errors(json!({"type": "kubernetes.io/service-account-token"}));
+        assert_eq!(account, ["metadata.annotations[kubernetes.io/service-account.name]: Required value"]);
+        assert!(errors(json!({"type": "example.com/own", "data": {}})).is_empty());
     }
 
     #[test]

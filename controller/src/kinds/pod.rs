@@ -73,6 +73,10 @@ fn prepare_create(pod: &mut Object) {
     drop_status(pod);
     let class = qos_class(pod);
     pod.set(&["status"], json!({"phase": "Pending", "qosClass": class}));
+    // Upstream reads a negative grace period as the shortest.
+    if pod.integer(&["spec", "terminationGracePeriodSeconds"]).is_some_and(|seconds| seconds < 0) {
+        pod.set(&["spec", "terminationGracePeriodSeconds"], 1);
+    }
     if !pod.items(&["spec", "schedulingGates"]).is_empty() {
         let gated = json!({"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
             "message": "Scheduling is blocked due to non-empty scheduling gates"});

@@ -232,8 +232,15 @@ fn validate_deployment(object: &Object) -> Vec<FieldError> {
         }
         other => errors.push(FieldError::not_supported("spec.strategy.type", other, &["Recreate", "RollingUpdate"])),
     }
+    if let Some(limit) = object.integer(&["spec", "revisionHistoryLimit"]).filter(|limit| *limit < 0) {
+        errors.push(FieldError::invalid("spec.revisionHistoryLimit", limit, "must be greater than or equal to 0"));
+    }
     let deadline = object.integer(&["spec", "progressDeadlineSeconds"]);
     let ready = object.integer(&["spec", "minReadySeconds"]).unwrap_or_default();
+    if let Some(seconds) = deadline.filter(|seconds| *seconds < 0) {
+        let why = "must be greater than or equal to 0";
+        errors.push(FieldError::invalid("spec.progressDeadlineSeconds", seconds, why));
+    }
     if let Some(seconds) = deadline.filter(|seconds| *seconds <= ready) {
         let why = "must be greater than minReadySeconds";
         errors.push(FieldError::invalid("spec.progressDeadlineSeconds", seconds, why));

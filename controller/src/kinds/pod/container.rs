@@ -33,6 +33,7 @@ pub(super) fn validate_container(
     validate_env(container, path.child("env"), errors);
     validate_mounts(container, path.child("volumeMounts"), volumes, errors);
     validate_resources(&container["resources"], path.child("resources"), errors);
+    validate_security(&container["securityContext"], path.child("securityContext"), errors);
     for (field, liveness) in [("livenessProbe", true), ("readinessProbe", false), ("startupProbe", true)] {
         if let Some(probe) = container.get(field).filter(|probe| probe.is_object()) {
             validate_probe(probe, path.child(field), liveness, errors);
@@ -113,12 +114,134 @@ fn validate_env(container: &Value, path: Path<'_>, errors: &mut Vec<FieldError>)
         } else if given > 1 {
             errors.push(FieldError::invalid(from, "", "may not have more than one field specified at a time"));
         }
+        if let Some(reference) = source.get("fieldRef") {
+            validate_field_ref(reference, &ENV_FIELDS, from.child("fieldRef"), errors);
+        }
+        if let Some(reference) = source.get("resourceFieldRef") {
+            validate_resource_ref(reference, from.child("resourceFieldRef"), errors);
+        }
         for kind in ["configMapKeyRef", "secretKeyRef"] {
             if source.get(kind).is_some() && text(&source[kind], "key").is_empty() {
                 errors.push(FieldError::required(from.child(kind).child("key"), ""));
             }
         }
     }
+}
+
+/// Fields of a pod that a reference may name at all; some only in an environment, some only in a volume.
+const FIELDS: [&str; 15] = [
+    "metadata.annotations",
+    "metadata.labels",
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "spec.host",
+    "spec.nodeName",
+    "spec.restartPolicy",
+    "spec.schedulerName",
+    "spec.serviceAccountName",
+    "status.hostIP",
+    "status.hostIPs",
+    "status.phase",
+    "status.podIP",
+    "status.podIPs",
+];
+const ENV_FIELDS: [&str; 9] = [
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "spec.nodeName",
+    "spec.serviceAccountName",
+    "status.hostIP",
+    "status.hostIPs",
+    "status.podIP",
+    "status.podIPs",
+];
+/// Those that a downward API volume shows.
+pub(super) const VOLUME_FIELDS: [&str; 5] =
+    ["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
+const RESOURCES: [&str; 6] = [
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
+];
+
+/// A reference to one of the pod's own fields.
+pub(super) fn validate_field_ref(reference: &Value, known: &[&str], path: Path<'_>, errors: &mut Vec<FieldError>) {
+    let field = text(reference, "fieldPath");
+    let own = path.child("fieldPath");
+    if field.is_empty() {
+        errors.push(FieldError::required(own, ""));
+        return;
+    }
+    let subscript = field.strip_suffix("']").and_then(|rest| rest.split_once("['"));
+    if let Some((map, key)) = subscript {
+        let key = if map == "metadata.annotations" { key.to_lowercase() } else { key.to_owned() };
+        if !["metadata.annotations", "metadata.labels"].contains(&map) {
+            let why = format!("error converting fieldPath: field label does not support subscript: {field}");
+            errors.push(FieldError::invalid(own, field, why));
+        } else {
+            let wrong = names::qualified_name_errors(&key).into_iter();
+            errors.extend(wrong.map(|why| FieldError::invalid(path, key.as_str(), why)));
+        }
+    } else if !FIELDS.contains(&field) {
+        let why = format!("error converting fieldPath: field label not supported: {field}");
+        errors.push(FieldError::invalid(own, field, why));
+    } else if field != "spec.host" && !known.contains(&field) {
+        errors.push(FieldError::not_supported(own, field, known));
+    }
+}
+
+/// A reference to a container's requests or limits.
+pub(super) fn validate_resource_ref(reference: &Value, path: Path<'_>, errors: &mut Vec<FieldError>) {
+    let resource = text(reference, "resource");
+    let huge = resource.starts_with("limits.hugepages-") || resource.starts_with("requests.hugepages-");
+    if resource.is_empty() {
+        errors.push(FieldError::required(path.child("resource"), ""));
+    } else if !huge && !RESOURCES.contains(&resource) {
+        errors.push(FieldError::not_supported(path.child("resource"), resource, &RESOURCES));
+    }
+}
+
+/// Ids and privileges of a container or, as far as it has them, of a pod.
+pub(super) fn validate_security(context: &Value, path: Path<'_>, errors: &mut Vec<FieldError>) {
+    for field in ["runAsUser", "runAsGroup", "fsGroup"] {
+        if let Some(id) = context[field].as_i64().filter(|id| !(0..=i64::from(i32::MAX)).contains(id)) {
+            let why = names::inclusive_range_error(0, i64::from(i32::MAX));
+            errors.push(FieldError::invalid(path.child(field), id, why));
+        }
+    }
+    if context["allowPrivilegeEscalation"] == false {
+        let adds = items(&context["capabilities"]["add"]).iter().any(|one| one == "CAP_SYS_ADMIN");
+        for (wrong, what) in
+            [(context["privileged"] == true, "`privileged` to true"), (adds, "`capabilities.Add` CAP_SYS_ADMIN")]
+        {
+            if wrong {
+                let why = format!("cannot set `allowPrivilegeEscalation` to false and {what}");
+                errors.push(FieldError::invalid(path, context.clone(), why));
+            }
+        }
+    }
+}
+
+/// A resource that a container may ask for: one of the standard ones, or one with a domain.
+fn resource_errors(resource: &str) -> Vec<String> {
+    let mut errors = names::qualified_name_errors(resource);
+    if errors.is_empty() && !resource.contains('/') {
+        let container =
+            ["cpu", "memory", "ephemeral-storage"].contains(&resource) || resource.starts_with("hugepages-");
+        let known = container || ["pods", "services", "storage"].contains(&resource);
+        if !known {
+            errors.push("must be a standard resource type or fully qualified".to_owned());
+        }
+        if !container {
+            errors.push("must be a standard resource for containers".to_owned());
+        }
+    }
+    errors
 }
 
 fn validate_mounts(container: &Value, path: Path<'_>, volumes: &BTreeSet<&str>, errors: &mut Vec<FieldError>) {
@@ -149,6 +272,9 @@ fn validate_resources(resources: &Value, path: Path<'_>, errors: &mut Vec<FieldE
     let list = |field: &str| resources[field].as_object().into_iter().flatten();
     for field in ["limits", "requests"] {
         for (resource, value) in list(field) {
+            let wrong = resource_errors(resource).into_iter();
+            errors
+                .extend(wrong.map(|why| FieldError::invalid(path.child(field).key(resource), resource.as_str(), why)));
             if Quantity::from_value(value).is_ok_and(Quantity::is_negative) {
                 let (own, shown) = (path.child(field), value.as_str().unwrap_or_default());
                 errors.push(FieldError::invalid(own.key(resource), shown, "must be greater than or equal to 0"));

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-use super::container::{validate_container, validate_sidecar};
+use super::container::{
+    VOLUME_FIELDS, validate_container, validate_field_ref, validate_resource_ref, validate_security, validate_sidecar,
+};
 use crate::object::Object;
 use crate::schema::field_error::{FieldError, Path};
 use crate::schema::names;
@@ -36,8 +38,10 @@ pub(crate) fn validate_spec(spec: &Value, path: Path<'_>) -> Vec<FieldError> {
     }
     validate_numbers(spec, path, &mut errors);
     validate_placement(spec, path, &mut errors);
-    let sysctls = path.child("securityContext");
-    validate_sysctls(items(&spec["securityContext"]["sysctls"]), sysctls.child("sysctls"), &mut errors);
+    validate_host_aliases(items(&spec["hostAliases"]), path.child("hostAliases"), &mut errors);
+    let context = path.child("securityContext");
+    validate_security(&spec["securityContext"], context, &mut errors);
+    validate_sysctls(items(&spec["securityContext"]["sysctls"]), context.child("sysctls"), &mut errors);
     errors
 }
 
@@ -165,11 +169,22 @@ fn put_back(before: &Map<String, Value>, now: &mut Map<String, Value>, field: &s
     };
 }
 
-fn validate_numbers(spec: &Value, path: Path<'_>, errors: &mut Vec<FieldError>) {
-    if let Some(seconds) = spec["terminationGracePeriodSeconds"].as_i64().filter(|seconds| *seconds < 0) {
-        let why = "must be greater than or equal to 0";
-        errors.push(FieldError::invalid(path.child("terminationGracePeriodSeconds"), seconds, why));
+fn validate_host_aliases(aliases: &[Value], path: Path<'_>, errors: &mut Vec<FieldError>) {
+    for (at, alias) in aliases.iter().enumerate() {
+        let here = path.index(at);
+        let address = text(alias, "ip");
+        if address.parse::<std::net::IpAddr>().is_err() {
+            let why = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+            errors.push(FieldError::invalid(here.child("ip"), address, why));
+        }
+        for (at, name) in items(&alias["hostnames"]).iter().filter_map(Value::as_str).enumerate() {
+            let wrong = names::dns1123_subdomain_errors(name).into_iter();
+            errors.extend(wrong.map(|why| FieldError::invalid(here.child("hostnames").index(at), name, why)));
+        }
     }
+}
+
+fn validate_numbers(spec: &Value, path: Path<'_>, errors: &mut Vec<FieldError>) {
     if let Some(seconds) = spec["activeDeadlineSeconds"].as_i64()
         && !(1..=i64::from(i32::MAX)).contains(&seconds)
     {
@@ -279,12 +294,47 @@ fn validate_source(source: &Value, kind: &str, path: Path<'_>, errors: &mut Vec<
     if kind == "hostPath" && text(source, "path").split('/').any(|part| part == "..") {
         errors.push(FieldError::invalid(path.child("path"), text(source, "path"), "must not contain '..'"));
     }
+    if kind == "downwardAPI" {
+        validate_downward(&source["items"], path, errors);
+    }
+    if kind == "projected" {
+        for (at, projection) in items(&source["sources"]).iter().enumerate() {
+            let sources = path.child("sources");
+            let here = sources.index(at);
+            validate_downward(&projection["downwardAPI"]["items"], here.child("downwardAPI"), errors);
+        }
+    }
     if matches!(kind, "secret" | "configMap") {
         if let Some(mode) = source["defaultMode"].as_i64().filter(|mode| !(0..=0o777).contains(mode)) {
             let why = "must be a number between 0 and 0777 (octal), both inclusive";
             errors.push(FieldError::invalid(path.child("defaultMode"), mode, why));
         }
         validate_items(&source["items"], path.child("items"), errors);
+    }
+}
+
+/// Files of the downward API; upstream's paths do not count them.
+fn validate_downward(list: &Value, path: Path<'_>, errors: &mut Vec<FieldError>) {
+    for item in items(list) {
+        if text(item, "path").is_empty() {
+            errors.push(FieldError::required(path.child("path"), ""));
+        }
+        match (item.get("fieldRef"), item.get("resourceFieldRef")) {
+            (Some(field), other) => {
+                validate_field_ref(field, &VOLUME_FIELDS, path.child("fieldRef"), errors);
+                if other.is_some() {
+                    let why = "fieldRef and resourceFieldRef can not be specified simultaneously";
+                    errors.push(FieldError::invalid(path, "resource", why));
+                }
+            }
+            (None, Some(resource)) if text(resource, "containerName").is_empty() => {
+                errors.push(FieldError::required(path.child("resourceFieldRef").child("containerName"), ""));
+            }
+            (None, Some(resource)) => validate_resource_ref(resource, path.child("resourceFieldRef"), errors),
+            (None, None) => {
+                errors.push(FieldError::required(path, "one of fieldRef and resourceFieldRef is required"));
+            }
+        }
     }
 }
 
@@ -348,6 +398,16 @@ mod tests {
                 "spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive",
             ),
             (with("image", json!("")), "spec.containers[0].image: Required value"),
+            (
+                with("env", json!([{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.foo"}}}])),
+                "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: Invalid value: \"spec.foo\": error converting \
+                 fieldPath: field label not supported: spec.foo",
+            ),
+            (
+                with("securityContext", json!({"runAsUser": -1})),
+                "spec.containers[0].securityContext.runAsUser: Invalid value: -1: must be between 0 and 2147483647, \
+                 inclusive",
+            ),
             (
                 with("livenessProbe", json!({})),
                 "spec.containers[0].livenessProbe: Required value: must specify a handler type",
