@@ -20,7 +20,12 @@ impl InProcess {
 }
 
 impl Transport for InProcess {
-    fn send(&self, request: http::Request<Body>) -> Pending<'_, Result<http::Response<Body>, ClientError>> {
+    fn send(&self, mut request: http::Request<Body>) -> Pending<'_, Result<http::Response<Body>, ClientError>> {
+        // The manager of what it writes: `deployment-controller`, `kube-scheduler`.
+        let name = self.identity.name.rsplit(':').next().unwrap_or_default();
+        if let Ok(name) = http::HeaderValue::from_str(name) {
+            request.headers_mut().entry(http::header::USER_AGENT).or_insert(name);
+        }
         Box::pin(async move { Ok(self.api.handle(self.identity.clone(), request).await) })
     }
 }

@@ -29,12 +29,15 @@ impl Registry {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
         shape::complete(&target.kind, &mut object, call)?;
+        if !call.applies {
+            shape::track_creation(&target.kind, &mut object, call, &time::format(self.now()));
+        }
         if let Some(alias) = target.kind.alias {
             (alias.store)(&mut object);
             object.set(&["apiVersion"], stored.api_version());
         }
         let generated = object.name().is_empty() && !object.text(&["metadata", "generateName"]).is_empty();
-        self.birth(&stored, &mut object, call.applies);
+        self.birth(&stored, &mut object);
         for attempt in 1.. {
             let mut candidate = object.clone();
             if generated {
@@ -53,12 +56,9 @@ impl Registry {
     }
 
     /// The metadata that the server decides.
-    fn birth(&self, kind: &Kind, object: &mut Object, applied: bool) {
+    fn birth(&self, kind: &Kind, object: &mut Object) {
         for field in ["selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
             object.remove(&["metadata", field]);
-        }
-        if !applied {
-            object.remove(&["metadata", "managedFields"]);
         }
         object.set(&["metadata", "uid"], uuid());
         object.set(&["metadata", "creationTimestamp"], time::format(self.now()));

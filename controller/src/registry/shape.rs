@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Answer, ApiError, Call, FieldValidation, Part};
-use crate::kinds::Kind;
+use crate::kinds::{Kind, Subresource};
 use crate::object::Object;
 use crate::schema::apply::{ApplyError, Writer};
 use crate::schema::patch::{PatchError, json_patch, merge_patch, strategic_merge_patch};
@@ -108,12 +108,22 @@ fn writer<'a>(call: &'a Call, api_version: &'a str, part: Part, now: &'a str) ->
     Writer { manager: &call.field_manager, api_version, subresource: part.name(), now }
 }
 
-/// Keeps the managed fields of objects that somebody applies to. Others have none until the first apply, which then finds
-/// them owned by `before-first-apply`: that saves a good part of every object's bytes.
+/// The managed fields of a new object: its creator owns what the body and the defaults say. What admission and allocation
+/// add later is nobody's.
+pub(super) fn track_creation(kind: &Kind, object: &mut Object, call: &Call, now: &str) {
+    object.remove(&["metadata", "managedFields"]);
+    // The status is not the creator's to set where it has a door of its own.
+    let status = kind.subresources.contains(&Subresource::Status).then(|| object.remove(&["status"])).flatten();
+    let api_version = kind.api_version();
+    schema::apply::track_update(kind.schema, None, &mut object.0, writer(call, &api_version, Part::Whole, now));
+    if let Some(status) = status {
+        object.set(&["status"], status);
+    }
+}
+
+/// Keeps the managed fields of an update; an apply has kept them itself. A binding has no manager.
 pub(super) fn track(kind: &Kind, new: &mut Object, old: &Object, call: &Call, part: Part, now: &str) {
-    if old.items(&["metadata", "managedFields"]).is_empty() && !call.applies {
-        new.remove(&["metadata", "managedFields"]);
-    } else if !call.applies {
+    if !call.applies && part != Part::Binding {
         let api_version = kind.api_version();
         schema::apply::track_update(kind.schema, Some(&old.0), &mut new.0, writer(call, &api_version, part, now));
     }

@@ -167,7 +167,7 @@ pub fn track_update(
 ) {
     let kind = kind.map_or(Kind::Untyped, Kind::Object);
     let mut managers = Managers::of(after);
-    if managers.entries.is_empty() {
+    if managers.entries.is_empty() && !forgets(after) {
         managers = before.map(Managers::of).unwrap_or_default();
     }
     let old = Value::Object(before.cloned().unwrap_or_default());
@@ -179,17 +179,25 @@ pub fn track_update(
     let touched = change.added.union(&change.modified);
     let gone = touched.union(&change.removed);
     let own = managers.position(Operation::Update, writer);
-    let mut mine = own.map(|own| managers.entries[own].set.clone()).unwrap_or_default();
+    let mine = own.map(|own| managers.entries[own].set.clone()).unwrap_or_default();
     for entry in &mut managers.entries {
         entry.set = entry.set.difference(&gone);
     }
-    mine = mine.union(&touched).difference(&change.removed);
-    managers.set(Operation::Update, writer, mine);
+    // Who took nothing has not written, so that an update without a change stays one.
+    if !touched.is_empty() {
+        managers.renew(Operation::Update, writer, mine.difference(&change.removed).union(&touched));
+    }
     managers.cap();
     if let Value::Object(object) = new {
         *after = object;
     }
     managers.write(after);
+}
+
+/// `managedFields: [{}]` is how a client forgets all managers; without the field they stay.
+fn forgets(object: &Map<String, Value>) -> bool {
+    let given = object.get("metadata").and_then(|metadata| metadata.get("managedFields")).and_then(Value::as_array);
+    matches!(given.map(Vec::as_slice), Some([Value::Object(entry)]) if entry.is_empty())
 }
 
 fn owned(kind: Kind, object: &Map<String, Value>) -> FieldSet {

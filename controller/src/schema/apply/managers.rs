@@ -118,6 +118,15 @@ impl Managers {
         }
     }
 
+    /// Sets what a writer owns, as of now.
+    pub fn renew(&mut self, operation: Operation, writer: Writer<'_>, set: FieldSet) {
+        let entry = Entry::new(operation, writer, set);
+        match self.position(operation, writer) {
+            Some(at) => self.entries[at] = entry,
+            None => self.entries.push(entry),
+        }
+    }
+
     /// Folds the oldest updaters of each version into one, so that the list stays small.
     pub fn cap(&mut self) {
         self.entries.retain(|entry| !entry.set.is_empty());
