@@ -16,10 +16,12 @@ mod negotiate;
 mod objects;
 mod openapi;
 mod path;
+mod proxy;
 mod query;
 mod reviews;
 mod table;
 mod watches;
+mod websocket;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -163,7 +165,7 @@ impl Api {
             Route::LegacyVersions | Route::Groups => {
                 let core = *route == Route::LegacyVersions;
                 if let Some(version) = discovery::aggregated_version(accept) {
-                    return Ok(aggregated(&discovery::aggregated(&kinds, core, version), version));
+                    return Ok(aggregated(request, &discovery::aggregated(&kinds, core, version), version));
                 }
                 if core {
                     discovery::legacy_versions(&self.advertised.to_string())
@@ -202,11 +204,28 @@ fn header(headers: &http::HeaderMap, name: http::HeaderName) -> &str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-fn aggregated(document: &serde_json::Value, version: &str) -> http::Response<Body> {
-    let mut response = answer::response(200, "application/json", document.to_string());
-    if let Ok(value) = http::HeaderValue::try_from(discovery::aggregated_type(version)) {
-        response.headers_mut().insert(http::header::CONTENT_TYPE, value);
+/// The whole discovery, or 304 for who has it already.
+fn aggregated(request: &Request, document: &serde_json::Value, version: &str) -> http::Response<Body> {
+    let text = document.to_string();
+    let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+    let tag = digest.as_ref().iter().fold(String::from("\""), |tag, byte| tag + &format!("{byte:02X}")) + "\"";
+    let known = request.header(http::header::IF_NONE_MATCH).split(',').any(|known| known.trim() == tag);
+    let mut response = if known {
+        answer::response(304, "application/json", "")
+    } else {
+        answer::response(200, "application/json", text)
+    };
+    let headers = response.headers_mut();
+    if known {
+        headers.remove(http::header::CONTENT_TYPE);
+    } else if let Ok(value) = http::HeaderValue::try_from(discovery::aggregated_type(version)) {
+        headers.insert(http::header::CONTENT_TYPE, value);
     }
+    if let Ok(tag) = http::HeaderValue::try_from(tag) {
+        headers.insert(http::header::ETAG, tag);
+    }
+    headers.insert(http::header::VARY, http::HeaderValue::from_static("Accept"));
+    headers.insert(http::header::CACHE_CONTROL, http::HeaderValue::from_static("public"));
     response
 }
 

@@ -66,6 +66,8 @@ pub struct Kind {
     pub persistence: Persistence,
     /// Whose storage this row shares, when it is another version or group of a stored kind.
     pub alias: Option<Alias>,
+    /// What every client that uses the kind is warned of; empty for kinds that stay.
+    pub deprecated: Name,
 }
 
 /// Whether a kind's objects exist, or are only answers.
@@ -238,6 +240,7 @@ impl Kind {
             strategy: Strategy::default(),
             persistence: Persistence::Durable,
             alias: None,
+            deprecated: Name::default(),
         }
     }
 

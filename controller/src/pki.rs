@@ -14,6 +14,7 @@ pub(crate) mod key;
 pub mod request;
 pub mod signer;
 pub mod tls;
+mod unverified;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,7 @@ use base64::prelude::BASE64_STANDARD;
 use self::authority::Authority;
 use self::key::Key;
 use self::tls::{ClientTrust, Serving, ServingNames};
+pub use self::unverified::unverified_client;
 
 /// The earliest time that it can be, 2026-01-01: a clock before it is not set, and ends of certificates count from here.
 pub(crate) const TIME_FLOOR: i64 = 1_767_225_600;

@@ -66,6 +66,8 @@ fn verbs_with_the_oldest_and_the_newest_kubectl() {
         reads(&board);
         deletes(&board);
         refusals(&board);
+        managers(&board);
+        proxies(&board);
         nodes(&board);
         let _ = board.kubectl(&format!("delete namespace {space} --timeout=30s"));
         let _ = board.kubectl("config set-context --current --namespace=default");
@@ -249,6 +251,57 @@ fn refusals(board: &Board) {
     let words =
         "Deployment.apps \"x\" is invalid: spec.replicas: Invalid value: -1: must be greater than or equal to 0";
     assert!(negative.contains(words), "{negative}");
+    let secret = stderr(board, "create secret generic x --type=kubernetes.io/tls");
+    assert!(secret.contains("[data[tls.crt]: Required value, data[tls.key]: Required value]"), "{secret}");
+    let old = stderr(board, "get endpoints");
+    assert!(
+        old.contains("Warning: v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        "{old}"
+    );
+}
+
+/// Who owns which fields: hidden unless asked for, and what an apply on the server goes by.
+fn managers(board: &Board) {
+    board.apply(WEB);
+    assert!(!board.kubectl("get deployment web -o yaml").contains("managedFields"));
+    let entry = r#".metadata.managedFields[?(@.manager=="kubectl-client-side-apply")].operation"#;
+    assert_eq!(field(board, "deployment/web", entry), "Update");
+    rolled_out(board);
+    let status = r#".metadata.managedFields[?(@.subresource=="status")].manager"#;
+    assert_eq!(field(board, "deployment/web", status), "deployment-controller");
+    let manifest = board.dir().join("manifest.yaml");
+    let apply = format!("apply --server-side -f {}", manifest.display());
+    assert_eq!(board.kubectl(&apply), "deployment.apps/web serverside-applied\n");
+    let _ = board.kubectl("scale deployment/web --replicas=1");
+    let told = stderr(board, &apply);
+    assert!(told.contains("with subresource \"scale\" using apps/v1"), "{told}");
+    assert!(told.contains(".spec.replicas"), "{told}");
+    let _ = board.kubectl(&format!("{apply} --force-conflicts"));
+    rolled_out(board);
+    assert_eq!(field(board, "deployment/web", ".spec.replicas"), "2");
+}
+
+/// HTTP through the API server: to a pod, a service, a node.
+fn proxies(board: &Board) {
+    let _ = board.kubectl("expose deployment web --name=proxied --port=80 --target-port=8080");
+    let pods = board.kubectl("get pods -l app=web -o name");
+    let pod = pods.lines().next().and_then(|name| name.strip_prefix("pod/")).expect("a pod");
+    let space = field(board, &format!("pod/{pod}"), ".metadata.namespace");
+    let raw = |path: &str| board.try_kubectl(&format!("get --raw /api/v1{path}"));
+    let said = |path: &str| String::from_utf8_lossy(&raw(path).stdout).into_owned();
+    let told = |path: &str| String::from_utf8_lossy(&raw(path).stderr).into_owned();
+    assert!(said(&format!("/namespaces/{space}/pods/http:{pod}:8080/proxy/")).contains("Hello"));
+    let service = format!("/namespaces/{space}/services/proxied:80/proxy/");
+    board.eventually("the service is reached", 20, || said(&service).contains("Hello").then_some(()));
+    let refused = told(&format!("/namespaces/{space}/pods/{pod}:1/proxy/"));
+    assert!(refused.contains("error trying to reach service: dial tcp 10.42."), "{refused}");
+    assert!(told(&format!("/namespaces/{space}/pods/ftp:{pod}:1/proxy/")).contains("invalid pod request"));
+    let missing = told(&format!("/namespaces/{space}/services/proxied:81/proxy/"));
+    assert!(missing.contains("no service port 81 found for service \"proxied\""), "{missing}");
+    assert!(said("/nodes/pi-1/proxy/pods").contains("PodList"));
+    let ended = board.kubectl("get --raw /readyz/ping");
+    assert_eq!(ended, "ok");
+    let _ = board.kubectl("delete deployment/web service/proxied");
 }
 
 fn nodes(board: &Board) {

@@ -34,16 +34,28 @@ impl Readiness {
 
 /// Answers what is no API resource.
 pub(super) fn answer(api: &Api, request: &Request) -> Answer<http::Response<Body>> {
-    let (path, query) = (request.path.as_str(), &request.query);
-    match path.trim_end_matches('/') {
+    let query = &request.query;
+    match request.path.trim_end_matches('/') {
         "/version" => {
             let version = json!({"major": "1", "minor": "35", "gitVersion": GIT_VERSION, "gitCommit": "",
                 "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
                 "platform": format!("linux/{}", go_architecture())});
             Ok(answer::response(200, "application/json", format!("{version:#}")))
         }
-        "/healthz" | "/livez" => Ok(report(path, &[("ping", true)], query)),
-        "/readyz" => Ok(report(path, &[vec![("ping", true)], api.readiness.all()].concat(), query)),
+        checked if let Some((place, check)) = place_of(checked) => {
+            let mut checks = vec![("ping", true)];
+            if place == "readyz" {
+                checks.extend(api.readiness.all());
+            }
+            match check {
+                None => Ok(report(place, &checks, query)),
+                Some(check) => {
+                    checks.retain(|(own, _)| *own == check);
+                    let (_, passes) = checks.pop().ok_or_else(ApiError::no_such_path)?;
+                    Ok(report_one(passes))
+                }
+            }
+        }
         "/metrics" => Ok(answer::response(200, "text/plain; version=0.0.4", metrics(api))),
         "/openid/v1/jwks" => match &api.authenticator {
             Some(authenticator) => {
@@ -101,19 +113,48 @@ pub(super) fn answer(api: &Api, request: &Request) -> Answer<http::Response<Body
     }
 }
 
-fn report(path: &str, checks: &[(&'static str, bool)], query: &Query) -> http::Response<Body> {
-    let ready = checks.iter().all(|(_, ready)| *ready);
-    let name = path.trim_matches('/');
-    let verdict = if ready { "passed" } else { "failed" };
+/// `/readyz` or one check of it, `/readyz/ping`.
+fn place_of(path: &str) -> Option<(&str, Option<&str>)> {
+    let path = path.strip_prefix('/')?;
+    let (place, check) = path.split_once('/').map_or((path, None), |(place, check)| (place, Some(check)));
+    matches!(place, "healthz" | "livez" | "readyz").then_some((place, check))
+}
+
+fn report(place: &str, checks: &[(&'static str, bool)], query: &Query) -> http::Response<Body> {
+    let mut excluded = query.all("exclude");
     let mut text = String::new();
-    for (check, ready) in checks {
-        text += &if *ready { format!("[+]{check} ok\n") } else { format!("[-]{check} failed: reason withheld\n") };
+    let mut failed = false;
+    for (check, passes) in checks {
+        if let Some(at) = excluded.iter().position(|name| name == check) {
+            excluded.remove(at);
+            text += &format!("[+]{check} excluded: ok\n");
+        } else if *passes {
+            text += &format!("[+]{check} ok\n");
+        } else {
+            failed = true;
+            text += &format!("[-]{check} failed: reason withheld\n");
+        }
     }
-    text += &format!("{name} check {verdict}\n");
-    if ready && !query.has("verbose") {
+    if !excluded.is_empty() {
+        let names: Vec<String> = excluded.iter().map(|name| format!("{name:?}")).collect();
+        text += &format!("warn: some health checks cannot be excluded: no matches for {}\n", names.join(","));
+    }
+    text += &format!("{place} check {}\n", if failed { "failed" } else { "passed" });
+    if !failed && !query.has("verbose") {
         text = "ok".to_owned();
     }
-    answer::response(if ready { 200 } else { 500 }, "text/plain; charset=utf-8", text)
+    plain(if failed { 500 } else { 200 }, text)
+}
+
+fn report_one(passes: bool) -> http::Response<Body> {
+    if passes { plain(200, "ok".to_owned()) } else { plain(500, "internal server error: not ready\n".to_owned()) }
+}
+
+fn plain(code: u16, text: String) -> http::Response<Body> {
+    let mut response = answer::response(code, "text/plain; charset=utf-8", text);
+    let nosniff = http::HeaderValue::from_static("nosniff");
+    response.headers_mut().insert(http::header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    response
 }
 
 fn metrics(api: &Api) -> String {
@@ -129,5 +170,33 @@ fn go_architecture() -> &'static str {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    async fn text(response: http::Response<Body>) -> (u16, String) {
+        let code = response.status().as_u16();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        (code, String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn checks_are_told_one_by_one() {
+        assert_eq!(place_of("/readyz/poststarthook/a"), Some(("readyz", Some("poststarthook/a"))));
+        assert_eq!(place_of("/livez"), Some(("livez", None)));
+        assert_eq!(place_of("/version"), None);
+        let checks = [("ping", true), ("store", false)];
+        let of = |query: &str| report("readyz", &checks, &Query::parse(query));
+        let failed = "[+]ping ok\n[-]store failed: reason withheld\nreadyz check failed\n";
+        assert_eq!(text(of("")).await, (500, failed.to_owned()));
+        assert_eq!(text(of("exclude=store")).await, (200, "ok".to_owned()));
+        let told = "[+]ping ok\n[+]store excluded: ok\nwarn: some health checks cannot be excluded: no matches for \"x\"\n\
+                    readyz check passed\n";
+        assert_eq!(text(of("verbose&exclude=store&exclude=x")).await, (200, told.to_owned()));
     }
 }

@@ -17,7 +17,7 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::path::ResourcePath;
+use super::websocket::{self, Messages};
 use super::{Api, Body, Request, answer, body};
 use crate::kinds::Subresource;
 use crate::object::Object;
@@ -78,41 +78,24 @@ impl Api {
         let pod = self.registry.object(target).await?;
         let values = |name: &str| request.query.all(name);
         let Some(path) = location::of_pod(&pod, sub, &values)? else {
-            return Ok(answer::response(200, "text/plain", ""));
+            return websocket::told(request, answer::response(200, "text/plain", ""), Messages::Bytes);
         };
         let node = self.node(location::node_of(&pod)).await?;
         if sub != Subresource::Log {
             return self.carry(request, body, &node, &path).await;
         }
-        let response = self.kubelets()?.send(&node, request.onward(&path, super::body::full(""))?).await?;
+        let mut onward = http::Request::new(super::body::full(""));
+        *onward.uri_mut() = path.parse().map_err(|_| ApiError::bad_request(format!("{path:?} is no path")))?;
+        onward.headers_mut().insert(HOST, http::HeaderValue::from_static("kubelet"));
+        let response = self.kubelets()?.send(&node, onward).await?;
         if response.status().is_success() {
-            return Ok(answer::with_body(200, "text/plain", from_kubelet(response.into_body())));
+            let response = answer::with_body(200, "text/plain", from_kubelet(response.into_body()));
+            return websocket::told(request, response, Messages::Bytes);
         }
         let code = response.status().as_u16();
         let text = Limited::new(response.into_body(), REFUSAL_BYTES).collect().await;
         let text = text.map(|text| String::from_utf8_lossy(&text.to_bytes()).into_owned()).unwrap_or_default();
         Err(location::refused(&target.kind, &target.name, code, &text))
-    }
-
-    /// Any path of a node's kubelet.
-    pub(super) async fn node_proxy(
-        &self,
-        request: &Request,
-        body: Body,
-        path: &ResourcePath,
-    ) -> Answer<http::Response<Body>> {
-        // `<name>` or `<scheme>:<name>:<port>`; the port is the kubelet's in any case.
-        let mut parts = path.name.split(':');
-        let name = match (parts.next(), parts.next()) {
-            (Some("https"), Some(name)) => name,
-            (Some(name), _) => name,
-            (None, _) => "",
-        };
-        let node = self.node(name).await?;
-        let rest = if path.rest.is_empty() { "/" } else { &path.rest };
-        let query = request.query.raw();
-        let onward = if query.is_empty() { rest.to_owned() } else { format!("{rest}?{query}") };
-        self.carry(request, body, &node, &onward).await
     }
 
     async fn node(&self, name: &str) -> Answer<Object> {
@@ -125,21 +108,46 @@ impl Api {
     }
 
     /// Carries a request to a kubelet and its answer back; after an upgrade, bytes both ways until one side ends.
-    async fn carry(&self, request: &Request, body: Body, node: &Object, path: &str) -> Answer<http::Response<Body>> {
+    pub(super) async fn carry(
+        &self,
+        request: &Request,
+        body: Body,
+        node: &Object,
+        path: &str,
+    ) -> Answer<http::Response<Body>> {
         let upgrade = request.upgrade.clone().filter(|_| request.headers.contains_key(UPGRADE));
         let body = if upgrade.is_some() { body::full("") } else { body };
-        let mut response = self.kubelets()?.send(node, request.onward(path, body)?).await?;
-        if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
-            let Some(upgrade) = upgrade else {
-                return Err(ApiError::internal("the node switched protocols without being asked"));
-            };
-            tunnel(upgrade, hyper::upgrade::on(&mut response));
-            return Ok(response.map(|_| body::full("")));
-        }
-        let (mut parts, body) = response.into_parts();
-        HOP.iter().for_each(|name| drop(parts.headers.remove(*name)));
-        Ok(http::Response::from_parts(parts, from_kubelet(body)))
+        let mut onward = request.onward(path, body)?;
+        onward.headers_mut().insert(HOST, http::HeaderValue::from_static("kubelet"));
+        hand_back(self.kubelets()?.send(node, onward).await?, upgrade)
     }
+}
+
+/// The answer of the other side as ours; after an upgrade, bytes both ways until one side ends.
+pub(super) fn hand_back(
+    mut response: http::Response<Incoming>,
+    upgrade: Option<OnUpgrade>,
+) -> Answer<http::Response<Body>> {
+    if response.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+        let Some(upgrade) = upgrade else {
+            return Err(ApiError::internal("the other side switched protocols without being asked"));
+        };
+        tunnel(upgrade, hyper::upgrade::on(&mut response));
+        return Ok(response.map(|_| body::full("")));
+    }
+    let (mut parts, body) = response.into_parts();
+    drop_hop_headers(&mut parts.headers);
+    Ok(http::Response::from_parts(parts, from_kubelet(body)))
+}
+
+/// Removes the headers that concern one connection only.
+pub(super) fn drop_hop_headers(headers: &mut http::HeaderMap) {
+    HOP.iter().for_each(|name| drop(headers.remove(*name)));
+}
+
+/// The address and port of a node's kubelet.
+pub(super) fn address_of(node: &Object) -> Answer<(String, u16)> {
+    location::of_node(node)
 }
 
 /// Copies bytes both ways. The task ends when either side closes.
@@ -164,8 +172,8 @@ fn from_kubelet(body: Incoming) -> Body {
 }
 
 impl Request {
-    /// The same request for a kubelet: no credentials of the client, its upgrade kept.
-    fn onward(&self, path: &str, body: Body) -> Answer<http::Request<Body>> {
+    /// The same request for somebody behind us: no credentials of the client, its upgrade kept.
+    pub(super) fn onward(&self, path: &str, body: Body) -> Answer<http::Request<Body>> {
         let mut onward = http::Request::new(body);
         *onward.method_mut() = self.method.clone();
         *onward.uri_mut() = path.parse().map_err(|_| ApiError::bad_request(format!("{path:?} is no path")))?;
@@ -179,7 +187,10 @@ impl Request {
                 onward.headers_mut().append(name.clone(), value.clone());
             }
         }
-        onward.headers_mut().insert(HOST, http::HeaderValue::from_static("kubelet"));
+        // Over HTTP/2 the host stands in the request's target only.
+        if !onward.headers().contains_key(HOST) {
+            onward.headers_mut().insert(HOST, http::HeaderValue::from_static("localhost"));
+        }
         Ok(onward)
     }
 }

@@ -11,6 +11,7 @@ use super::path::ResourcePath;
 use super::query::invalid_options;
 use super::table::Include;
 use super::watches::{Watching, next_beat};
+use super::websocket::{self, Messages};
 use super::{Api, Body, Request, answer, body, decode, lists, watches};
 use crate::kinds::{Kind, Serving, Subresource};
 use crate::object::Object;
@@ -39,13 +40,29 @@ impl Api {
         if !path.name.is_empty() && kind.namespaced && path.namespace.is_empty() {
             return Err(ApiError::no_such_path());
         }
+        let deprecated = kind.deprecated.clone();
+        let mut response = self.served(request, body, target, &path).await?;
+        if !deprecated.is_empty() {
+            answer::warn(&mut response, &[deprecated.into_owned()]);
+        }
+        Ok(response)
+    }
+
+    async fn served(
+        self: &Arc<Self>,
+        request: &Request,
+        body: Body,
+        target: Target,
+        path: &ResourcePath,
+    ) -> Answer<http::Response<Body>> {
+        let kind = target.kind.clone();
         if let Serving::Answered(review) = kind.serving {
             return self.answered(request, body, target, review).await;
         }
         if !path.subresource.is_empty() {
             let sub = kind.subresource(&path.subresource).ok_or_else(ApiError::no_such_path)?;
-            if sub == Subresource::Proxy && kind.group.is_empty() && kind.plural == "nodes" {
-                return self.node_proxy(request, body, &path).await;
+            if sub == Subresource::Proxy {
+                return self.proxy(request, body, &target, path).await;
             }
             return self.below(request, body, target, sub).await;
         }
@@ -104,7 +121,7 @@ impl Api {
         let start = Instant::now();
         let seconds = request.query.number("timeoutSeconds")?.and_then(|seconds| u64::try_from(seconds).ok());
         let lasting = Duration::from_secs(seconds.filter(|seconds| *seconds > 0).unwrap_or(WATCH_SECONDS));
-        Ok(watches::respond(Watching {
+        let response = watches::respond(Watching {
             initial,
             watcher,
             kind: target.kind,
@@ -117,7 +134,8 @@ impl Api {
             now: self.clock,
             told: from,
             next_bookmark: next_beat(start),
-        }))
+        });
+        websocket::told(request, response, Messages::Lines)
     }
 
     async fn create(&self, request: &Request, body: Body, target: &Target) -> Answer<http::Response<Body>> {
@@ -214,11 +232,6 @@ impl Request {
 
     /// Who writes, and how.
     pub(super) fn call(&self) -> Answer<Call> {
-        let agent = self.header(http::header::USER_AGENT).split('/').next().unwrap_or_default();
-        let field_manager = match self.query.text("fieldManager") {
-            "" => agent,
-            given => given,
-        };
         let options = match self.method {
             Method::POST => "CreateOptions",
             Method::PUT => "UpdateOptions",
@@ -228,7 +241,7 @@ impl Request {
         Ok(Call {
             identity: self.identity.clone(),
             dry_run: self.query.dry_run(options)?,
-            field_manager: field_manager.to_owned(),
+            field_manager: self.query.field_manager(options, self.header(http::header::USER_AGENT))?,
             force: false,
             applies: false,
             field_validation: self.query.field_validation(options)?,
@@ -250,6 +263,10 @@ impl Request {
         let content_type = decode::media(self.content_type()).to_owned();
         if content_type == "application/apply-patch+yaml" && self.query.text("fieldManager").is_empty() {
             let why = FieldError::required("fieldManager", "is required for apply patch");
+            return Err(invalid_options("PatchOptions", why));
+        }
+        if content_type != "application/apply-patch+yaml" && self.query.has("force") {
+            let why = FieldError::forbidden("force", "may not be specified for non-apply patch");
             return Err(invalid_options("PatchOptions", why));
         }
         let bytes = body::read(body).await?;

@@ -121,6 +121,29 @@ impl Query {
     }
 }
 
+/// Upstream's bound of a manager's name.
+const MANAGER_BYTES_MAX: usize = 128;
+
+impl Query {
+    /// `fieldManager` of these options, or who the user agent says it is: what stands before the first slash.
+    pub(crate) fn field_manager(&self, options: &'static str, agent: &str) -> Answer<String> {
+        let given = self.text("fieldManager");
+        if given.is_empty() {
+            let agent = agent.split('/').next().unwrap_or_default();
+            let printable = agent.chars().filter(|one| !one.is_control());
+            return Ok(printable.take(MANAGER_BYTES_MAX).collect());
+        }
+        if given.len() > MANAGER_BYTES_MAX {
+            return Err(invalid_options(options, FieldError::too_long("fieldManager", MANAGER_BYTES_MAX)));
+        }
+        if let Some((at, wrong)) = given.char_indices().find(|(_, one)| one.is_control()) {
+            let why = format!("invalid character U+{:04X} (at position {at})", u32::from(wrong));
+            return Err(invalid_options(options, FieldError::invalid("fieldManager", given, why)));
+        }
+        Ok(given.to_owned())
+    }
+}
+
 /// 422: options of a request that do not go, such as `CreateOptions`.
 pub(crate) fn invalid_options(options: &'static str, why: FieldError) -> ApiError {
     ApiError::invalid(&Kind::new("meta.k8s.io", "v1", options, ""), "", &[why])
@@ -139,6 +162,11 @@ mod tests {
         let refused = Query::parse("dryRun=Some").dry_run("CreateOptions").unwrap_err();
         assert_eq!(refused.code, 422);
         assert!(refused.message.starts_with("CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value"));
+        let manager = |query: &str, agent: &str| Query::parse(query).field_manager("PatchOptions", agent);
+        assert_eq!(manager("", "kubectl/v1.33.1 (linux/amd64)").unwrap(), "kubectl");
+        assert_eq!(manager("fieldManager=me", "kubectl/v1").unwrap(), "me");
+        let long = manager(&format!("fieldManager={}", "x".repeat(129)), "").unwrap_err();
+        assert!(long.message.contains("fieldManager: Too long: may not be more than 128 bytes"), "{}", long.message);
         let matching = Query::parse("resourceVersionMatch=Exact&resourceVersion=0").matching();
         assert!(matching.unwrap_err().message.contains("forbidden for resourceVersion"));
     }

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+mod managers;
+
 use super::*;
 use crate::client::{Client, ClientError, DeleteOptions, ListOptions, PatchKind, Resource, Step, WatchEvent};
 use crate::kinds::Kinds;
@@ -365,4 +367,38 @@ async fn events_stand_in_both_groups_and_are_tabled() {
     assert_eq!(table["rows"][0]["cells"][0], "10s");
     assert_eq!(table["rows"][0]["cells"][3], "pod/web");
     assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+}
+
+#[tokio::test]
+async fn discovery_is_read_once() {
+    let (api, _) = cluster().await;
+    let ask = |known: Option<&http::HeaderValue>| {
+        let mut request = http::Request::get("/apis").body(body::full("")).unwrap();
+        let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+        request.headers_mut().insert(http::header::ACCEPT, http::HeaderValue::from_static(accept));
+        if let Some(known) = known {
+            request.headers_mut().insert(http::header::IF_NONE_MATCH, known.clone());
+        }
+        api.handle(Identity::user("root", &["system:masters"]), request)
+    };
+    let first = ask(None).await;
+    let tag = first.headers()[http::header::ETAG].clone();
+    assert_eq!((first.status().as_u16(), first.headers()[http::header::VARY].to_str().unwrap()), (200, "Accept"));
+    let again = ask(Some(&tag)).await;
+    assert_eq!((again.status().as_u16(), &again.headers()[http::header::ETAG]), (304, &tag));
+    assert!(http_body_util::BodyExt::collect(again.into_body()).await.unwrap().to_bytes().is_empty());
+}
+
+#[tokio::test]
+async fn old_kinds_say_what_follows_them() {
+    let (api, _) = cluster().await;
+    let of = |plural: &str| {
+        let path = format!("/api/v1/namespaces/default/{plural}");
+        let request = http::Request::get(path).body(body::full("")).unwrap();
+        api.handle(Identity::user("root", &["system:masters"]), request)
+    };
+    let warning = of("endpoints").await.headers().get(http::header::WARNING).cloned();
+    let words = "299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\"";
+    assert_eq!(warning.unwrap(), words);
+    assert!(of("pods").await.headers().get(http::header::WARNING).is_none());
 }

@@ -51,6 +51,7 @@ pub(super) fn endpoints() -> Kind {
         columns: vec![name(), Column::text("Endpoints"), age()],
         row: |object, now| vec![object.name().into(), addresses(object).into(), age_of(object, now)],
         strategy: Strategy { create_on_update: true, ..Strategy::default() },
+        deprecated: "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".into(),
         ..Kind::new("", "v1", "Endpoints", "endpoints")
     }
 }
