@@ -54,6 +54,7 @@ fn main() {
     });
     let options = Options {
         instance: instance.clone(),
+        node_name: "n1".to_owned(),
         service_ranges: vec![range("10.43.0.0/16")],
         dns_addresses: vec![],
         mtu: None,

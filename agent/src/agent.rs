@@ -164,6 +164,7 @@ impl Agent {
             node: facts,
         };
         tokio::spawn(pods::run(board, self.link.clone(), self.clock.clone(), checkpoint));
+        tokio::spawn(network::peering::run(self.link.clone(), self.network.clone(), options.node_name.clone()));
         tokio::spawn(services::run(self.link.clone(), proxy.clone()));
         tokio::spawn(answer_names(dns_options(options), proxy));
         tokio::spawn(answer_locally(options.instance.run_dir.clone(), self.images.clone(), self.table.clone()));
@@ -249,6 +250,7 @@ fn open_network(options: &Options) -> Result<(Proxy, Network), network::Error> {
     let network = Network::open(
         network::Options {
             instance: options.instance.clone(),
+            node_name: options.node_name.clone(),
             service_ranges: vec![options.service_cidr],
             dns_addresses: options.dns_addresses.clone(),
             mtu: None,

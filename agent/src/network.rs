@@ -13,14 +13,18 @@
 //! (the source of its traffic to services), the cluster DNS address, and the route of the service range, so that a
 //! board without any other network still reaches services.
 //!
+//! The pods of other boards are routed over the link that the boards share, or through a tunnel ([`peering`]).
+//!
 //! How a board is put together: [`Proxy::new`](crate::services::Proxy::new) and [`Network::open`] (blocking, once),
 //! [`Network::sweep`] when the runtime has said which sandboxes live, [`Network::set_ranges`] whenever
-//! `Node.spec.podCIDRs` is known or changes, then [`services::run`](crate::services::run) and
+//! `Node.spec.podCIDRs` is known or changes, then [`peering::run`], [`services::run`](crate::services::run) and
 //! [`dns::run`](crate::dns::run) for ever; [`down`] takes everything away by the instance's name alone.
 
 mod addresses;
 mod attach;
 mod cidr;
+pub mod peering;
+mod peers;
 mod plan;
 mod record;
 mod sysctl;

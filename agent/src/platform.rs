@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::netlink::socket::Socket;
+
 /// Registers a descriptor of ours with the event loop.
 ///
 /// # Errors
@@ -14,6 +16,12 @@ use tokio::io::unix::AsyncFd;
 pub fn pollable(fd: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` names the same open descriptor until it is dropped, and `AsyncFd` deregisters it before that.
     Ok(unsafe { AsyncFd::register_with_interest(fd, interest)? })
+}
+
+/// The same for a netlink socket of ours.
+pub(crate) fn pollable_socket(socket: Socket) -> std::io::Result<AsyncFd<Socket>> {
+    // SAFETY: a `Socket` owns its descriptor, always names the same one and closes it only when it is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE)? })
 }
 
 /// Keeps the daemons' heaps small: one arena for all threads, because each further one keeps what its bursts freed.

@@ -56,24 +56,36 @@ impl Board {
         for (program, package) in [("ip", "iproute2"), ("nsenter", "util-linux"), ("nft", "nftables")] {
             need(program, package);
         }
+        let board = Self::unwired(test);
+        for line in ["ip link add eth0 type veth peer name lan0", "ip link set lan0 up"] {
+            let _ = board.succeed(&line.split(' ').collect::<Vec<_>>());
+        }
+        board.address("10.99.0.1");
+        board
+    }
+
+    /// A namespace without any network but loopback.
+    pub(crate) fn unwired(test: &str) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let netns = format!("brt{}-{number}", std::process::id());
         let dir = std::env::temp_dir().join(format!("bramble-{test}-{}-{number}", std::process::id()));
         fs::create_dir_all(&dir).expect("a directory of this test's own");
         let board = Self { netns, dir, options: Vec::new(), running: None, kubectl: Kubectl::newest() };
         let _ = succeed(Command::new("ip").args(["netns", "add", &board.netns]));
-        for line in [
-            "ip link set lo up",
-            "ip link add eth0 type veth peer name lan0",
-            "ip link set eth0 up",
-            "ip link set lan0 up",
-            "ip addr add 10.99.0.1/24 dev eth0",
-            "ip route add default via 10.99.0.254",
-        ] {
-            let words: Vec<&str> = line.split(' ').collect();
-            let _ = board.succeed(&words);
-        }
+        let _ = board.succeed(&["ip", "link", "set", "lo", "up"]);
         board
+    }
+
+    /// Gives `eth0` an address of a /24 whose last place is the router.
+    pub(crate) fn address(&self, ip: &str) {
+        let (network, _) = ip.rsplit_once('.').expect("an IPv4 address");
+        for line in [
+            "ip link set eth0 up".to_owned(),
+            format!("ip addr add {ip}/24 dev eth0"),
+            format!("ip route add default via {network}.254"),
+        ] {
+            let _ = self.succeed(&line.split(' ').collect::<Vec<_>>());
+        }
     }
 
     /// A board that is up, its node Ready.
@@ -90,9 +102,30 @@ impl Board {
     /// It does not come up.
     pub fn start(&mut self, options: &[&str]) {
         self.options = options.iter().map(|option| (*option).to_owned()).collect();
-        let mut up = self.command(binary());
-        up.args(["up", "--node-name", "pi-1"]).args(self.directories()).args(options);
-        let mut child = up.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        self.launch(&["up", "--node-name", "pi-1"]);
+        self.wait_for_line("bramble: up.");
+    }
+
+    /// Starts `bramble agent` with a fresh token of a controller; the node is Ready when it returns.
+    ///
+    /// # Panics
+    /// It does not join.
+    pub fn join(&mut self, controller: &Board, name: &str) {
+        let line = controller.bramble("token create");
+        let mut words: Vec<&str> = line.split_whitespace().skip(1).collect();
+        words.extend(["--node-name", name]);
+        self.launch(&words);
+        controller.eventually(&format!("{name} joins; its log:\n{}", self.log()), 60, || {
+            let ready = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
+            let told = controller.try_kubectl(&format!("get node {name} -o {ready}"));
+            (told.stdout == b"True").then_some(())
+        });
+    }
+
+    fn launch(&mut self, words: &[&str]) {
+        let mut command = self.command(binary());
+        command.args(words).args(self.directories()).args(&self.options);
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let stderr = child.stderr.take().expect("piped");
         let (send, lines) = channel();
         let log = fs::File::options().create(true).append(true).open(self.dir.join("log")).expect("a log");
@@ -105,7 +138,6 @@ impl Board {
             }
         });
         self.running = Some((child, lines));
-        self.wait_for_line("bramble: up.");
     }
 
     /// Waits until the supervisor has printed a line that starts so.

@@ -11,6 +11,7 @@
 //! | `kubectl.rs` | kubectl's verbs, oldest and newest; who may see what |
 //! | `streams.rs` | exec, attach, cp, port-forward, run, logs with every kubectl |
 //! | `survival.rs` | `kill -9` of everything at bad moments harms no container and leaves nothing |
+//! | `boards.rs` | several boards: joining, pods and Services across links, pulled plugs |
 //! | `../benches/figures.rs` | nothing: it prints the figures |
 //! | `apps.rs` | images, pods, Services with nginx and Redis from Debian packages |
 
@@ -19,5 +20,6 @@ pub mod client;
 pub mod host;
 pub mod image;
 pub mod kubectl;
+pub mod lan;
 pub mod registry;
 pub mod resolver;

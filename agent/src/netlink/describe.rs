@@ -28,7 +28,10 @@ fn route_message(message: &wire::Message<'_>) -> String {
         route::NEW_ADDRESS => ("add address", 8, None),
         route::DELETE_ADDRESS => ("delete address", 8, None),
         route::NEW_ROUTE => ("add route", 12, None),
+        route::DELETE_ROUTE => ("delete route", 12, None),
+        route::GET_ROUTE => ("list routes", 12, None),
         route::NEW_NEIGHBOUR => ("add neighbour", 12, None),
+        route::DELETE_NEIGHBOUR => ("delete neighbour", 12, None),
         kind => return format!("rtnetlink message {kind}"),
     };
     let body = message.payload.get(header..).unwrap_or_default();

@@ -9,7 +9,15 @@ pub(crate) const GET_LINK: u16 = 18;
 pub(crate) const NEW_ADDRESS: u16 = 20;
 pub(crate) const DELETE_ADDRESS: u16 = 21;
 pub(crate) const NEW_ROUTE: u16 = 24;
+pub(crate) const DELETE_ROUTE: u16 = 25;
+pub(crate) const GET_ROUTE: u16 = 26;
 pub(crate) const NEW_NEIGHBOUR: u16 = 28;
+pub(crate) const DELETE_NEIGHBOUR: u16 = 29;
+pub(crate) const GET_NEIGHBOUR: u16 = 30;
+
+/// Multicast groups of the changes that may move a route: links, addresses and routes of both families
+/// (`RTMGRP_LINK`, `RTMGRP_IPV4_IFADDR`, `RTMGRP_IPV4_ROUTE`, `RTMGRP_IPV6_IFADDR`, `RTMGRP_IPV6_ROUTE`).
+pub(crate) const CHANGES_GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
 
 /// An Ethernet address.
 pub(crate) type Mac = [u8; 6];
@@ -21,6 +29,11 @@ const SCOPE_HOST: u8 = 254;
 const NODAD: u32 = 0x02;
 /// `protocol` of our routes, so that `ip route show proto 66` lists them.
 const ROUTE_PROTOCOL: u8 = 66;
+/// `protocol` of the routes to other boards' pods, `ip route show proto 67`: they are ours to list and to remove.
+const PEER_PROTOCOL: u8 = 67;
+const MAIN_TABLE: u8 = 254;
+/// The next hop is on this link, whatever its routes say.
+const ON_LINK: u8 = 4;
 
 /// A veth pair, the peer made inside its namespace at once; the peer is still down.
 #[derive(Debug, Clone)]
@@ -121,13 +134,22 @@ pub(crate) struct Route {
 }
 
 pub(crate) fn add_route(batch: &mut Batch, route: &Route) {
-    batch.message(NEW_ROUTE, ACK | CREATE | REPLACE, |m| route_body(m, route));
+    batch.message(NEW_ROUTE, ACK | CREATE | REPLACE, |m| route_body(m, route, ROUTE_PROTOCOL, 0));
 }
 
-fn route_body(m: &mut Writer<'_>, route: &Route) {
+/// A route to the pods of another board, whose next hop may be any address on the link.
+pub(crate) fn add_peer_route(batch: &mut Batch, route: &Route) {
+    batch.message(NEW_ROUTE, ACK | CREATE | REPLACE, |m| route_body(m, route, PEER_PROTOCOL, ON_LINK));
+}
+
+pub(crate) fn delete_peer_route(batch: &mut Batch, route: &Route) {
+    batch.message(DELETE_ROUTE, ACK, |m| route_body(m, route, PEER_PROTOCOL, ON_LINK));
+}
+
+fn route_body(m: &mut Writer<'_>, route: &Route, protocol: u8, flags: u8) {
     let scope = if route.via.is_none() && route.to.is_ipv4() { SCOPE_LINK } else { SCOPE_UNIVERSE };
-    let (main, unicast) = (254, 1);
-    m.raw(&[family(route.to), route.bits, 0, 0, main, ROUTE_PROTOCOL, scope, unicast, 0, 0, 0, 0]);
+    let unicast = 1;
+    m.raw(&[family(route.to), route.bits, 0, 0, MAIN_TABLE, protocol, scope, unicast, flags, 0, 0, 0]);
     if route.bits > 0 {
         m.attr(1, &octets(route.to));
     }
@@ -137,6 +159,57 @@ fn route_body(m: &mut Writer<'_>, route: &Route) {
     m.ne32(4, route.index);
     if let Some(source) = route.source {
         m.attr(7, &octets(source));
+    }
+}
+
+/// Asks for every route of the namespace.
+pub(crate) fn list_routes(batch: &mut Batch) {
+    batch.message(GET_ROUTE, DUMP, |m| m.raw(&[0; 12]));
+}
+
+/// A route to other boards' pods as the kernel lists it; none for anybody else's.
+pub(crate) fn parse_peer_route(payload: &[u8]) -> Option<Route> {
+    let header = payload.get(..12)?;
+    if header[4] != MAIN_TABLE || header[5] != PEER_PROTOCOL {
+        return None;
+    }
+    let body = &payload[12..];
+    Some(Route {
+        to: attribute(body, 1).and_then(ip)?,
+        bits: header[1],
+        index: attribute(body, 4)?.try_into().ok().map(u32::from_ne_bytes)?,
+        via: attribute(body, 5).and_then(ip),
+        source: None,
+    })
+}
+
+/// Asks how this host would reach an address.
+pub(crate) fn get_route(batch: &mut Batch, to: IpAddr) {
+    batch.message(GET_ROUTE, 0, |m| {
+        m.raw(&[family(to), bits(to), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        m.attr(1, &octets(to));
+    });
+}
+
+/// How this host reaches an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// It is this host's own.
+    Own,
+    /// On the link of this interface.
+    OnLink(u32),
+    /// Through a router.
+    Routed,
+}
+
+pub(crate) fn parse_reach(payload: &[u8]) -> Option<Reach> {
+    let (header, body) = (payload.get(..12)?, payload.get(12..)?);
+    let (unicast, local) = (1, 2);
+    match header[7] {
+        kind if kind == local => Some(Reach::Own),
+        kind if kind == unicast && attribute(body, 5).is_some() => Some(Reach::Routed),
+        kind if kind == unicast => Some(Reach::OnLink(attribute(body, 4)?.try_into().ok().map(u32::from_ne_bytes)?)),
+        _ => None,
     }
 }
 
@@ -203,11 +276,11 @@ pub(crate) const fn bits(ip: IpAddr) -> u8 {
     if ip.is_ipv4() { 32 } else { 128 }
 }
 
-const fn family(ip: IpAddr) -> u8 {
+pub(crate) const fn family(ip: IpAddr) -> u8 {
     if ip.is_ipv4() { 2 } else { 10 }
 }
 
-fn link_header(index: u32, flags: u32) -> [u8; 16] {
+pub(crate) fn link_header(index: u32, flags: u32) -> [u8; 16] {
     let mut header = [0; 16];
     header[4..8].copy_from_slice(&index.to_ne_bytes());
     header[8..12].copy_from_slice(&flags.to_ne_bytes());
@@ -253,6 +326,24 @@ mod tests {
         assert_eq!(text(attribute(&peer[16..], 3).unwrap()), "eth0");
         assert_eq!(attribute(&peer[16..], 28).unwrap(), [9, 0, 0, 0]);
         assert_eq!(parse_link(message.payload).unwrap().mtu, 1500);
+    }
+
+    #[test]
+    fn only_our_routes_to_other_boards_are_read() {
+        let mut batch = Batch::default();
+        let route = Route {
+            to: IpAddr::from([10, 42, 1, 0]),
+            bits: 24,
+            index: 3,
+            via: Some(IpAddr::from([10, 88, 0, 2])),
+            source: None,
+        };
+        add_peer_route(&mut batch, &route);
+        add_route(&mut batch, &route);
+        let read: Vec<_> = messages(&batch.bytes).map(|message| parse_peer_route(message.payload)).collect();
+        assert_eq!(read, [Some(route), None]);
+        assert_eq!(messages(&batch.bytes).next().and_then(|m| parse_reach(m.payload)), Some(Reach::Routed));
+        assert_eq!(parse_reach(&[2, 32, 0]), None);
     }
 
     #[test]

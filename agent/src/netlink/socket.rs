@@ -94,6 +94,24 @@ impl Socket {
         Self::open(Language::Netfilter, nft::CHANGES_GROUP, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
     }
 
+    /// A non-blocking socket that becomes readable when links, addresses or routes of the namespace change.
+    pub(crate) fn route_changes() -> Result<Self, Error> {
+        Self::open(Language::Route, route::CHANGES_GROUPS, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+    }
+
+    /// Reads and drops what has been heard: whoever listens asks the kernel how things stand.
+    pub(crate) fn forget_heard(&self) {
+        let mut buffer = vec![0; 4096];
+        loop {
+            match recv(&self.fd, buffer.as_mut_slice(), RecvFlags::TRUNC) {
+                Ok(_) | Err(Errno::INTR) => {}
+                // Too much at once is as good as one more change; the next read says that all is read.
+                Err(Errno::NOBUFS) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
     fn open(language: Language, groups: u32, flags: SocketFlags) -> Result<Self, Error> {
         let protocol = if language == Language::Netfilter { Some(NETFILTER) } else { None };
         let fd =
@@ -267,6 +285,15 @@ pub(crate) fn links(socket: &Socket) -> Result<Vec<route::Link>, Error> {
     let mut links = Vec::new();
     socket.dump(&question, |message| links.extend(route::parse_link(message.payload)))?;
     Ok(links)
+}
+
+/// The routes to other boards' pods in this thread's namespace.
+pub(crate) fn routes(socket: &Socket) -> Result<Vec<route::Route>, Error> {
+    let mut question = Batch::default();
+    route::list_routes(&mut question);
+    let mut routes = Vec::new();
+    socket.dump(&question, |message| routes.extend(route::parse_peer_route(message.payload)))?;
+    Ok(routes)
 }
 
 /// Opens a routing socket inside another network namespace, through a thread that lives only for that.

@@ -2,9 +2,9 @@
 
 use super::addresses::Addresses;
 use super::cidr::Cidr;
-use super::plan;
 use super::record::{Ranges, Record, Records};
 use super::sysctl;
+use super::{peering, plan};
 use crate::instance::Instance;
 use crate::netlink::route::{self, Route, Scope};
 use crate::netlink::socket::{Error as NetlinkError, Socket, execute_unless, index_of, links, route_socket_in};
@@ -49,7 +49,7 @@ pub enum Error {
     Table(#[from] services::Error),
 }
 
-fn file(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+pub(super) fn file(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::File { what: what.into(), source }
 }
 
@@ -58,6 +58,8 @@ fn file(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
 pub struct Options {
     /// Whose interfaces these are.
     pub instance: Instance,
+    /// The name of this board's Node; its hardware address in the tunnel to other boards follows from it.
+    pub node_name: String,
     /// Ranges of cluster addresses of services; the board routes them to itself.
     pub service_ranges: Vec<Cidr>,
     /// Cluster DNS; the board has these addresses itself.
@@ -267,8 +269,22 @@ impl Network {
             first = first.and(self.disconnect(&sandbox_id));
         }
         let mut kept: Vec<String> = self.state().attached.values().map(|record| record.interface.clone()).collect();
-        kept.extend([plan::board_interface, plan::board_peer].map(|name| name(&self.0.options.instance)));
+        let own = [plan::board_interface, plan::board_peer, plan::tunnel_interface];
+        kept.extend(own.map(|name| name(&self.0.options.instance)));
         first.and(remove_links(&self.0.options.instance, |name| !kept.iter().any(|at| at == name)))
+    }
+
+    pub(super) fn instance(&self) -> &Instance {
+        &self.0.options.instance
+    }
+
+    pub(super) fn node_name(&self) -> &str {
+        &self.0.options.node_name
+    }
+
+    /// This board's pod ranges, as far as it knows them.
+    pub(super) fn ranges(&self) -> Vec<Cidr> {
+        self.state().addresses.ranges().collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -294,7 +310,7 @@ fn remove_links(instance: &Instance, fits: impl Fn(&str) -> bool) -> Result<(), 
 }
 
 /// The smallest MTU of the board's own interfaces: what passes there passes everywhere.
-fn smallest_mtu(socket: &Socket, instance: &Instance) -> Result<u32, Error> {
+pub(super) fn smallest_mtu(socket: &Socket, instance: &Instance) -> Result<u32, Error> {
     let prefix = plan::interface_prefix(instance);
     let own = |name: &str| name == "lo" || name.starts_with(&prefix);
     let mtus = links(socket)?.into_iter().filter(|link| !own(&link.name)).map(|link| link.mtu);
@@ -314,7 +330,7 @@ pub fn down(instance: &Instance) -> Result<(), Error> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file(records.display().to_string())(error)),
         _ => Ok(()),
     };
-    links.and(table).and(records)
+    peering::down(instance).and(links).and(table).and(records)
 }
 
 impl PodNetwork for Network {

@@ -65,6 +65,7 @@ impl Board {
         });
         let options = Options {
             instance: instance.clone(),
+            node_name: "n1".to_owned(),
             service_ranges: vec![range("10.43.0.0/16"), range("fd43::/112")],
             dns_addresses: dns,
             mtu: None,

@@ -22,6 +22,17 @@ pub(crate) fn board_peer(instance: &Instance) -> String {
     instance.interface("end")
 }
 
+/// The tunnel to boards that are not on a link of this one.
+pub(crate) fn tunnel_interface(instance: &Instance) -> String {
+    instance.interface("tun")
+}
+
+/// A board's hardware address inside the tunnel: every other board derives the same from its name.
+pub(crate) fn tunnel_mac(node_name: &str) -> Mac {
+    let hash = fnv(node_name.as_bytes()).to_be_bytes();
+    [0x0a, hash[3], hash[4], hash[5], hash[6], hash[7]]
+}
+
 /// What the names of all interfaces of an instance begin with.
 pub(crate) fn interface_prefix(instance: &Instance) -> String {
     instance.interface("")

@@ -3,9 +3,9 @@
 use super::proxy::{Error, Proxy, chain};
 use crate::link::{Delta, Interest, Link};
 use crate::netlink::socket::Socket;
+use crate::platform;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::Interest as Readiness;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
@@ -73,10 +73,8 @@ async fn sync(proxy: &Proxy) -> bool {
 
 /// Hears of every change to a ruleset in our namespace.
 fn monitor() -> Option<Arc<AsyncFd<Socket>>> {
-    let registered = Socket::ruleset_changes().map_err(|error| chain(&error)).and_then(|socket| {
-        // SAFETY: a `Socket` owns its descriptor, always names the same one and closes it only when it is dropped.
-        unsafe { AsyncFd::register_with_interest(socket, Readiness::READABLE) }.map_err(|error| error.to_string())
-    });
+    let registered = Socket::ruleset_changes().map_err(|error| chain(&error));
+    let registered = registered.and_then(|socket| platform::pollable_socket(socket).map_err(|error| error.to_string()));
     match registered {
         Ok(monitor) => Some(Arc::new(monitor)),
         Err(error) => {

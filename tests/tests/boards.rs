@@ -1,0 +1,88 @@
+//! Several boards of one cluster, each in a namespace of its own: two on one link, one behind a router.
+
+use bramble_tests::board::{Board, Traces};
+use bramble_tests::image;
+use bramble_tests::lan::Lan;
+
+const TOOLS: &str = "tests.local/tools:1";
+
+/// A pod on each board that tells its name, behind one Service that is also a node port.
+const TELLERS: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: teller}
+spec:
+  type: NodePort
+  selector: {app: teller}
+  ports: [{port: 80, targetPort: 8080, nodePort: 30081}]
+"#;
+
+fn teller(node: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: teller-{node}, labels: {{app: teller}}}}\nspec:\n  nodeName: {node}\n  \
+         terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: {TOOLS}\n    command: [sh, -c, \
+         \"mkdir /www; echo {node} > /www/index.html; exec httpd -f -p 8080 -h /www\"]\n"
+    )
+}
+
+fn load(board: &Board) {
+    let archive = board.dir().join("image.tar");
+    image::tools().docker_archive(TOOLS, &archive);
+    let _ = board.bramble(&format!("image import {}", archive.display()));
+}
+
+/// What a pod fetches; what went wrong when there is no answer.
+fn fetch(controller: &Board, pod: &str, url: &str) -> String {
+    let told = controller.try_kubectl(&format!("exec {pod} -- curl -sS --max-time 3 {url}"));
+    String::from_utf8_lossy(&[told.stdout, told.stderr].concat()).trim().to_owned()
+}
+
+#[test]
+fn pods_and_services_reach_across_links_and_a_board_that_leaves_leaves_nothing() {
+    let lan = Lan::new(2);
+    let mut one = lan.board("boards", 0);
+    one.start(&[]);
+    let (mut two, mut three) = (lan.board("boards", 0), lan.board("boards", 1));
+    two.join(&one, "pi-2");
+    three.join(&one, "pi-3");
+    for board in [&one, &two, &three] {
+        load(board);
+    }
+    one.apply(TELLERS);
+    let nodes = ["pi-1", "pi-2", "pi-3"];
+    for node in nodes {
+        one.apply(&teller(node));
+    }
+    let _ = one.kubectl("wait pod -l app=teller --for=condition=Ready --timeout=60s");
+
+    for to in nodes {
+        let ip = one.kubectl(&format!("get pod teller-{to} -o jsonpath={{.status.podIP}}"));
+        for from in nodes {
+            let mut told = String::new();
+            let found = one.try_eventually(30, || {
+                told = fetch(&one, &format!("teller-{from}"), &format!("http://{ip}:8080/"));
+                (told == to).then_some(())
+            });
+            assert!(found.is_some(), "{from} does not reach the pod of {to}: {told}");
+        }
+    }
+    for from in nodes {
+        let mut answers = std::collections::BTreeSet::new();
+        one.eventually(&format!("{from} is served by all three"), 60, || {
+            answers.insert(fetch(&one, &format!("teller-{from}"), "http://teller.default.svc.cluster.local/"));
+            nodes.iter().all(|node| answers.contains(*node)).then_some(())
+        });
+    }
+    // A node port answers on every board, whoever has the pods.
+    for address in ["10.99.0.1", "10.99.0.2", "10.99.1.3"] {
+        let answer = one.succeed(&["curl", "-sS", "--max-time", "5", &format!("http://{address}:30081/")]);
+        assert!(nodes.contains(&answer.trim()), "{address}: {answer}");
+    }
+    assert_eq!(one.kubectl("logs teller-pi-3"), "");
+    assert!(one.kubectl("exec teller-pi-2 -- hostname").starts_with("teller-pi-2"));
+
+    two.stop();
+    let _ = two.bramble("down --purge");
+    assert_eq!(two.traces(), Traces::default());
+    assert!(!two.succeed(&["ip", "route"]).contains("10.42."), "routes to others are gone");
+}
