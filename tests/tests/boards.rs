@@ -81,7 +81,7 @@ fn pods_and_services_reach_across_links_and_a_board_that_leaves_leaves_nothing()
     assert_eq!(one.kubectl("logs teller-pi-3"), "");
     assert!(one.kubectl("exec teller-pi-2 -- hostname").starts_with("teller-pi-2"));
 
-    two.stop();
+    // `down` also stops an agent that runs alone.
     let _ = two.bramble("down --purge");
     assert_eq!(two.traces(), Traces::default());
     assert!(!two.succeed(&["ip", "route"]).contains("10.42."), "routes to others are gone");

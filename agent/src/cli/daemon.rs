@@ -156,7 +156,7 @@ pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
     up::private_dir(&options.data_dir)?;
     up::private_dir(&options.run_dir)?;
     // Under `up` the supervisor holds the lock of the whole data directory.
-    let _lock = if options.die_with_parent { None } else { Some(up::lock(&options.data_dir)?) };
+    let _lock = if options.die_with_parent { None } else { Some(up::lock(&options.data_dir, up::LOCK_FILE)?) };
     let _only = up::succeed(&options.data_dir, "agent")?;
     let range = |text: &str, option: &str| text.parse::<Cidr>().map_err(|_| anyhow!("{option} {text:?} is no range"));
     let service_cidr = range(&options.service_cidr, "--service-cidr")?;

@@ -22,9 +22,10 @@ pub(crate) fn down(options: &Options, purge: bool) -> anyhow::Result<ExitCode> {
         eprintln!("bramble: nothing is left of {}", options.data_dir.display());
         return Ok(ExitCode::SUCCESS);
     }
-    let lock = stop_running(options)?;
-    // Children of a killed supervisor have been told to end.
-    let only = (up::succeed(&options.data_dir, "agent")?, up::succeed(&options.data_dir, "controller")?);
+    let lock = stop_running(options, up::LOCK_FILE)?;
+    // Those that ran without a supervisor, or outlived a killed one.
+    let only =
+        (stop_running(options, &up::daemon_lock("agent"))?, stop_running(options, &up::daemon_lock("controller"))?);
     let instance = Instance::new(&options.data_dir, &options.run_dir, options.cgroup_root.as_deref());
     let layout = Layout {
         data_dir: options.data_dir.clone(),
@@ -72,14 +73,14 @@ fn remove(path: &std::path::Path, failures: &mut Vec<anyhow::Error>) {
     }
 }
 
-/// Asks a running supervisor to end, and takes its lock.
-fn stop_running(options: &Options) -> anyhow::Result<std::fs::File> {
-    let path = options.data_dir.join(up::LOCK_FILE);
+/// Asks whoever holds a lock of the data directory to end, and takes it.
+fn stop_running(options: &Options, name: &str) -> anyhow::Result<std::fs::File> {
+    let path = options.data_dir.join(name);
     let deadline = Instant::now() + STOP_TIMEOUT;
     let mut asked = false;
     loop {
         let owner = std::fs::read_to_string(&path).unwrap_or_default();
-        match up::lock(&options.data_dir) {
+        match up::lock(&options.data_dir, name) {
             Ok(lock) => return Ok(lock),
             Err(error) if Instant::now() >= deadline => return Err(error.context("it does not end")),
             Err(_) if !asked => {

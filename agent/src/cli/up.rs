@@ -40,7 +40,7 @@ pub(crate) fn up(options: &Options) -> anyhow::Result<ExitCode> {
         bail!("`bramble up` makes namespaces, mounts and cgroups: run it as root (sudo)");
     }
     super::check::essential()?;
-    let _lock = lock(&options.data_dir)?;
+    let _lock = lock(&options.data_dir, LOCK_FILE)?;
     private_dir(&options.run_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(supervise(options))
@@ -69,15 +69,27 @@ fn open_lock(data_dir: &Path, name: &str) -> anyhow::Result<File> {
 /// Waits until no earlier `daemon` of this data directory runs, and is the only one until the file is dropped. A killed
 /// supervisor's lock is free at once, while its children may still be about to end.
 pub(crate) fn succeed(data_dir: &Path, daemon: &str) -> anyhow::Result<File> {
-    let file = open_lock(data_dir, &format!("{daemon}.lock"))?;
+    let mut file = open_lock(data_dir, &daemon_lock(daemon))?;
     rustix::fs::flock(&file, FlockOperation::LockExclusive).context("cannot wait for the earlier one to end")?;
+    sign(&mut file)?;
     Ok(file)
 }
 
-/// Takes the data directory for this process until the file is dropped.
-pub(crate) fn lock(data_dir: &Path) -> anyhow::Result<File> {
-    let path = data_dir.join(LOCK_FILE);
-    let mut file = open_lock(data_dir, LOCK_FILE)?;
+/// Name of the file below the data directory that a running `daemon` locks and that holds its process id.
+pub(crate) fn daemon_lock(daemon: &str) -> String {
+    format!("{daemon}.lock")
+}
+
+/// Says whose the lock is, for who wants it next.
+fn sign(file: &mut File) -> std::io::Result<()> {
+    file.set_len(0)?;
+    writeln!(file, "{}", std::process::id())
+}
+
+/// Takes a lock of the data directory for this process until the file is dropped.
+pub(crate) fn lock(data_dir: &Path, name: &str) -> anyhow::Result<File> {
+    let path = data_dir.join(name);
+    let mut file = open_lock(data_dir, name)?;
     if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let owner = std::fs::read_to_string(&path).unwrap_or_default();
         bail!(
@@ -86,8 +98,7 @@ pub(crate) fn lock(data_dir: &Path) -> anyhow::Result<File> {
             owner.trim()
         );
     }
-    file.set_len(0)?;
-    writeln!(file, "{}", std::process::id())?;
+    sign(&mut file)?;
     Ok(file)
 }
 
