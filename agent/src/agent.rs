@@ -163,9 +163,10 @@ impl Agent {
             host_ips: facts.addresses.clone(),
             node: facts,
         };
+        let services = checkpoint.as_ref().map(Checkpoint::share);
         tokio::spawn(pods::run(board, self.link.clone(), self.clock.clone(), checkpoint));
         tokio::spawn(network::peering::run(self.link.clone(), self.network.clone(), options.node_name.clone()));
-        tokio::spawn(services::run(self.link.clone(), proxy.clone()));
+        tokio::spawn(services::run(self.link.clone(), proxy.clone(), services));
         tokio::spawn(answer_names(dns_options(options), proxy));
         tokio::spawn(answer_locally(options.instance.run_dir.clone(), self.images.clone(), self.table.clone()));
     }

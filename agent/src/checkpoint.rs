@@ -3,7 +3,7 @@
 //! Only desired fields are kept and only their changes are written, together, so that a quiet cluster writes nothing.
 //! Secrets are in it too: the file is 0600; [`seal`] is the one place where values will be sealed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -17,6 +17,27 @@ use crate::pods::references::Kind;
 const PODS: &str = "pods/";
 const CONFIG_MAPS: &str = "configmaps/";
 const SECRETS: &str = "secrets/";
+
+/// A collection of the whole cluster that the board works by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Collection {
+    Services,
+    EndpointSlices,
+}
+
+impl Collection {
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Services => "services/",
+            Self::EndpointSlices => "endpointslices/",
+        }
+    }
+
+    fn key(self, object: &Object) -> String {
+        let identity = object.identity();
+        format!("{}{}/{}", self.prefix(), identity.namespace, identity.name)
+    }
+}
 
 /// The file is small: a board runs at most some hundred pods.
 const CACHE_BYTES: usize = 256 << 10;
@@ -122,6 +143,38 @@ impl Checkpoint {
         self.put(key, &desired(object), Durability::Deferred).await;
     }
 
+    /// The same file for another task, which notes other objects.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Self { store: self.store.clone(), written: BTreeMap::new() }
+    }
+
+    /// What an earlier run knew of a collection.
+    pub(crate) async fn collection(&self, of: Collection) -> Vec<Object> {
+        self.all(of.prefix()).await
+    }
+
+    /// Notes an object of a collection; gives the key by which it is kept.
+    pub(crate) async fn keep(&mut self, of: Collection, object: &Object) -> String {
+        let key = of.key(object);
+        let kept = object.without(&[], &["resourceVersion", "managedFields"]);
+        self.put(key.clone(), &kept, Durability::Deferred).await;
+        key
+    }
+
+    /// An object of a collection is gone.
+    pub(crate) async fn lose(&mut self, of: Collection, object: &Object) {
+        self.remove(of.key(object)).await;
+    }
+
+    /// A list of the collection was complete: what it did not have is gone.
+    pub(crate) async fn keep_only(&mut self, of: Collection, listed: &BTreeSet<String>) {
+        let known: Vec<String> = self.all(of.prefix()).await.iter().map(|object| of.key(object)).collect();
+        for key in known.into_iter().filter(|key| !listed.contains(key)) {
+            self.remove(key).await;
+        }
+    }
+
     async fn put(&mut self, key: String, object: &Object, floor: Durability) {
         let text = object.text();
         let mut hasher = DefaultHasher::new();
@@ -141,7 +194,10 @@ impl Checkpoint {
 
     /// The pod is no longer ours.
     pub(crate) async fn forget(&mut self, uid: &str) {
-        let key = format!("{PODS}{uid}");
+        self.remove(format!("{PODS}{uid}")).await;
+    }
+
+    async fn remove(&mut self, key: String) {
         self.written.remove(&key);
         if matches!(self.store.get(&key).await, Ok(Some(_))) {
             self.write(Write::delete(key, Precondition::Any), Durability::Deferred).await;
@@ -195,5 +251,27 @@ mod tests {
         assert_eq!(loaded.references.len(), 1);
         checkpoint.forget("u").await;
         assert!(checkpoint.load().await.pods.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_collection_is_as_the_last_list_and_its_changes_say() {
+        let checkpoint = Checkpoint::in_memory();
+        let mut services = checkpoint.share();
+        let service = |name: &str, version: &str| {
+            Object::from(&json!({"metadata": {"namespace": "n", "name": name, "resourceVersion": version},
+                "spec": {"clusterIP": "10.43.0.7"}, "status": {"loadBalancer": {}}}))
+        };
+        let mut listed = BTreeSet::new();
+        listed.insert(services.keep(Collection::Services, &service("a", "1")).await);
+        services.keep(Collection::Services, &service("b", "1")).await;
+        services.keep(Collection::Services, &service("c", "1")).await;
+        services.lose(Collection::Services, &service("c", "2")).await;
+        let revision = checkpoint.store.revision();
+        services.keep(Collection::Services, &service("a", "2")).await;
+        assert_eq!(checkpoint.store.revision(), revision, "a version alone is no change");
+        services.keep_only(Collection::Services, &listed).await;
+        let known = checkpoint.share().collection(Collection::Services).await;
+        assert_eq!(known.iter().map(|object| object.identity().name).collect::<Vec<_>>(), ["a"]);
+        assert!(checkpoint.collection(Collection::EndpointSlices).await.is_empty());
     }
 }

@@ -18,6 +18,7 @@ mod difference;
 mod index;
 #[cfg(test)]
 mod listing;
+mod memory;
 mod parse;
 mod proxy;
 mod render;

@@ -122,6 +122,11 @@ impl Board {
         });
     }
 
+    /// Starts `bramble agent` on a board that has joined before; nobody need be there.
+    pub fn start_alone(&mut self, controller: &str, name: &str) {
+        self.launch(&["agent", "--server", &format!("https://{controller}:6443"), "--node-name", name]);
+    }
+
     fn launch(&mut self, words: &[&str]) {
         let mut command = self.command(binary());
         command.args(words).args(self.directories()).args(&self.options);

@@ -1,9 +1,11 @@
 //! Several boards of one cluster, each in a namespace of its own: two on one link, one behind a router.
 
 use bramble_tests::board::{Board, Traces};
+use bramble_tests::host::output;
 use bramble_tests::image;
 use bramble_tests::lan::Lan;
 
+const NODES: [&str; 3] = ["pi-1", "pi-2", "pi-3"];
 const TOOLS: &str = "tests.local/tools:1";
 
 /// A pod on each board that tells its name, behind one Service that is also a node port.
@@ -37,24 +39,36 @@ fn fetch(controller: &Board, pod: &str, url: &str) -> String {
     String::from_utf8_lossy(&[told.stdout, told.stderr].concat()).trim().to_owned()
 }
 
-#[test]
-fn pods_and_services_reach_across_links_and_a_board_that_leaves_leaves_nothing() {
-    let lan = Lan::new(2);
-    let mut one = lan.board("boards", 0);
+/// A cluster with a teller on each of its boards: two on one link, the third behind a router.
+fn cluster(test: &str, lan: &Lan) -> [Board; 3] {
+    let mut one = lan.board(test, 0);
     one.start(&[]);
-    let (mut two, mut three) = (lan.board("boards", 0), lan.board("boards", 1));
-    two.join(&one, "pi-2");
-    three.join(&one, "pi-3");
+    let (mut two, mut three) = (lan.board(test, 0), lan.board(test, 1));
+    two.join(&one, NODES[1]);
+    three.join(&one, NODES[2]);
     for board in [&one, &two, &three] {
         load(board);
     }
     one.apply(TELLERS);
-    let nodes = ["pi-1", "pi-2", "pi-3"];
-    for node in nodes {
+    for node in NODES {
         one.apply(&teller(node));
     }
     let _ = one.kubectl("wait pod -l app=teller --for=condition=Ready --timeout=60s");
+    [one, two, three]
+}
 
+/// Who answers on the node port of an address, seen from a board.
+fn ask(board: &Board, address: &str) -> String {
+    let url = format!("http://{address}:30081/");
+    let told = output(board.command("curl").args(["-sS", "--max-time", "3", &url]));
+    String::from_utf8_lossy(&[told.stdout, told.stderr].concat()).trim().to_owned()
+}
+
+#[test]
+fn pods_and_services_reach_across_links_and_a_board_that_leaves_leaves_nothing() {
+    let lan = Lan::new(2);
+    let [one, two, _three] = cluster("boards", &lan);
+    let nodes = NODES;
     for to in nodes {
         let ip = one.kubectl(&format!("get pod teller-{to} -o jsonpath={{.status.podIP}}"));
         for from in nodes {
@@ -75,8 +89,8 @@ fn pods_and_services_reach_across_links_and_a_board_that_leaves_leaves_nothing()
     }
     // A node port answers on every board, whoever has the pods.
     for address in ["10.99.0.1", "10.99.0.2", "10.99.1.3"] {
-        let answer = one.succeed(&["curl", "-sS", "--max-time", "5", &format!("http://{address}:30081/")]);
-        assert!(nodes.contains(&answer.trim()), "{address}: {answer}");
+        let answer = ask(&one, address);
+        assert!(nodes.contains(&answer.as_str()), "{address}: {answer}");
     }
     assert_eq!(one.kubectl("logs teller-pi-3"), "");
     assert!(one.kubectl("exec teller-pi-2 -- hostname").starts_with("teller-pi-2"));
@@ -85,4 +99,33 @@ fn pods_and_services_reach_across_links_and_a_board_that_leaves_leaves_nothing()
     let _ = two.bramble("down --purge");
     assert_eq!(two.traces(), Traces::default());
     assert!(!two.succeed(&["ip", "route"]).contains("10.42."), "routes to others are gone");
+}
+
+#[test]
+fn a_board_that_starts_without_its_controller_runs_and_routes_what_it_knew() {
+    let lan = Lan::new(2);
+    let [mut one, mut two, three] = cluster("alone", &lan);
+    let before = one.kubectl("get pod teller-pi-3 -o jsonpath={.status.containerStatuses[0].containerID}");
+    one.stop();
+    // As after a power cut: nothing runs on it, its kernel knows nothing of us.
+    let _ = two.bramble("down");
+    assert_eq!(two.traces(), Traces::default());
+    two.start_alone("10.99.0.1", NODES[1]);
+    let mut answers = std::collections::BTreeSet::new();
+    let found = two.try_eventually(60, || {
+        answers.insert(ask(&two, "10.99.0.2"));
+        ["pi-2", "pi-3"].iter().all(|node| answers.contains(*node)).then_some(())
+    });
+    assert!(found.is_some(), "its own pod and the one behind the router answer: {answers:?}; the log:\n{}", two.log());
+    let dig = ["dig", "+short", "+time=2", "+tries=2", "@10.43.0.10", "teller.default.svc.cluster.local"];
+    assert!(two.succeed(&dig).starts_with("10.43."), "names are answered");
+
+    one.start(&[]);
+    one.eventually("all three are Ready again", 60, || {
+        let ready = one.try_kubectl("get pods -l app=teller -o jsonpath={.items[*].status.containerStatuses[*].ready}");
+        (ready.stdout == b"true true true").then_some(())
+    });
+    let after = one.kubectl("get pod teller-pi-3 -o jsonpath={.status.containerStatuses[0].containerID}");
+    assert_eq!(before, after, "a board that went on is not disturbed");
+    drop(three);
 }

@@ -49,7 +49,7 @@ pub enum Error {
     Table(#[from] services::Error),
 }
 
-pub(super) fn file(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+fn file(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::File { what: what.into(), source }
 }
 

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
-use super::attach::{Error, Network, file, smallest_mtu};
+use super::attach::{Error, Network, smallest_mtu};
 use super::cidr::Cidr;
 use super::peers::{PEERS_MAX, Peer, Wanted, carriers, wanted};
 use super::plan;
@@ -91,12 +91,12 @@ fn take(peers: &mut BTreeMap<String, Peer>, listed: &mut Option<BTreeMap<String,
     match delta {
         Delta::Restarted => *listed = Some(BTreeMap::new()),
         Delta::Synced => *peers = listed.take().unwrap_or_default(),
-        Delta::Deleted(node) => drop(target.remove(node["metadata"]["name"].as_str().unwrap_or_default())),
+        Delta::Deleted(node) => drop(target.remove(&node.identity().name)),
         Delta::Applied(node) => {
-            let name = node["metadata"]["name"].as_str().unwrap_or_default();
-            match Peer::read(&node).filter(|peer| peer.name != own && target.len() < PEERS_MAX) {
-                Some(peer) => drop(target.insert(name.to_owned(), peer)),
-                None => drop(target.remove(name)),
+            let name = node.identity().name;
+            match Peer::read(&node.value()).filter(|_| name != own && target.len() < PEERS_MAX) {
+                Some(peer) => drop(target.insert(name, peer)),
+                None => drop(target.remove(&name)),
             }
         }
     }
@@ -236,10 +236,7 @@ pub(super) fn down(instance: &Instance) -> Result<(), Error> {
     for route in routes(&socket)?.iter().filter(|route| ranges.contains(&Cidr::new(route.to, route.bits))) {
         route::delete_peer_route(&mut batch, route);
     }
-    execute_unless(&socket, &batch, &[Errno::SRCH]).map_err(Error::from)?;
-    std::fs::remove_file(Known::below(instance).0)
-        .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
-        .map_err(file("the record of the other boards"))
+    Ok(execute_unless(&socket, &batch, &[Errno::SRCH])?)
 }
 
 #[cfg(test)]

@@ -1,7 +1,9 @@
 //! Shell: the loop that keeps the table as the cluster wants it.
 
+use super::memory::Memory;
 use super::proxy::{Error, Proxy, chain};
-use crate::link::{Delta, Interest, Link};
+use crate::checkpoint::Checkpoint;
+use crate::link::{Interest, Link};
 use crate::netlink::socket::Socket;
 use crate::platform;
 use std::sync::Arc;
@@ -16,8 +18,14 @@ const LINGER_MAX: Duration = Duration::from_millis(500);
 /// What the kernel refused is tried again after so long.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Watches Services and EndpointSlices and programs them for ever; also replaces the table when others change it.
-pub async fn run(link: Link, proxy: Proxy) {
+/// Watches Services and EndpointSlices and programs them for ever; also replaces the table when others change it. What
+/// the checkpoint holds is programmed before the API server answers.
+pub async fn run(link: Link, proxy: Proxy, checkpoint: Option<Checkpoint>) {
+    let mut known_services = Memory::services(checkpoint.as_ref());
+    let mut known_slices = Memory::slices(checkpoint.as_ref());
+    drop(checkpoint);
+    known_services.recall(&proxy).await;
+    known_slices.recall(&proxy).await;
     let mut services = link.reflect(Interest::all("/api/v1/services"));
     let mut slices = link.reflect(Interest::all("/apis/discovery.k8s.io/v1/endpointslices"));
     let monitor = monitor();
@@ -28,11 +36,11 @@ pub async fn run(link: Link, proxy: Proxy) {
         tokio::select! {
             biased;
             delta = services.next() => {
-                apply(&proxy, "Service", delta);
+                known_services.take(&proxy, delta).await;
                 due = due.or(Some(earliest.max(Instant::now())));
             }
             delta = slices.next() => {
-                apply(&proxy, "EndpointSlice", delta);
+                known_slices.take(&proxy, delta).await;
                 due = due.or(Some(earliest.max(Instant::now())));
             }
             () = proxy.changed() => due = due.or(Some(earliest.max(Instant::now()))),
@@ -43,16 +51,6 @@ pub async fn run(link: Link, proxy: Proxy) {
                 earliest = Instant::now() + (begun.elapsed() * LINGER_FACTOR).min(LINGER_MAX);
             }
         }
-    }
-}
-
-/// Takes one change in.
-fn apply(proxy: &Proxy, kind: &str, delta: Delta) {
-    match delta {
-        Delta::Restarted => proxy.list_begins(kind),
-        Delta::Synced => proxy.list_ends(kind),
-        Delta::Applied(object) => proxy.apply(kind, &object.value()),
-        Delta::Deleted(object) => proxy.delete(kind, &object.value()),
     }
 }
 

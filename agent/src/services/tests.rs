@@ -344,7 +344,7 @@ fn the_loop_programs_what_it_watches_and_repairs_what_others_break() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             tokio::select! {
-                () = super::run(Link::new(transport), proxy) => {}
+                () = super::run(Link::new(transport), proxy, None) => {}
                 _ = stopped => {}
             }
         });
