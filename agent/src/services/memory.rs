@@ -28,17 +28,15 @@ impl Memory {
         Self { kind, of, checkpoint: checkpoint.map(Checkpoint::share), listed: None }
     }
 
-    /// Tells the proxy what an earlier run knew; nothing where there was none, so that a table that stands is kept until
-    /// the API server has told.
+    /// Tells the proxy what an earlier run knew. It is no list: after a mere restart of the agent the table that stands is
+    /// newer than what a kill has left here, and is kept until the API server has told.
     pub(super) async fn recall(&self, proxy: &Proxy) {
         let Some(checkpoint) = &self.checkpoint else { return };
         let known = checkpoint.collection(self.of).await;
         if known.is_empty() {
             return;
         }
-        proxy.list_begins(self.kind);
         known.iter().for_each(|object| proxy.apply(self.kind, &object.value()));
-        proxy.list_ends(self.kind);
         tracing::info!(kind = self.kind, objects = known.len(), "known from the checkpoint");
     }
 
