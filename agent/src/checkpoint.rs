@@ -1,14 +1,17 @@
 //! Shell: what this board has to run, kept on the board, so that it starts with no controller and no network.
 //!
 //! Only desired fields are kept and only their changes are written, together, so that a quiet cluster writes nothing.
-//! Secrets are in it too: the file is 0600; [`seal`] is the one place where values will be sealed.
+//! Secrets are in it too, so everything is sealed at rest with a key of this board beside it (`checkpoint.key`, 0600).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
-use bramble_store::{Config, Durability, ListQuery, Precondition, Store, Write};
+use bramble_store::{Config, Durability, ListQuery, LocalAlgorithm, LocalKey, Precondition, Sealing, Store, Write};
+use ring::rand::{SecureRandom, SystemRandom};
 use tracing::warn;
 
 use crate::link::Object;
@@ -47,6 +50,9 @@ const HISTORY_BYTES: usize = 16 << 10;
 
 /// Objects of one page when it is read.
 const PAGE: usize = 64;
+
+/// Length of the key.
+const KEY_BYTES: usize = 32;
 
 /// Why there is no checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +94,7 @@ impl Checkpoint {
         config.cache_bytes = CACHE_BYTES;
         config.history_bytes_per_resource = HISTORY_BYTES;
         config.history_bytes = HISTORY_BYTES;
+        config.sealing = sealing(&agent_dir.join("checkpoint.key"))?;
         let store = Store::open(config).map_err(|error| CheckpointError::Store(error.to_string()))?;
         Ok(Self { store, written: BTreeMap::new() })
     }
@@ -119,7 +126,7 @@ impl Checkpoint {
                 }
             };
             after = page.records.last().map(|record| record.key.to_string());
-            objects.extend(page.records.iter().filter_map(|record| Object::parse(&unseal(&record.value)).ok()));
+            objects.extend(page.records.iter().filter_map(|record| Object::parse(&record.value).ok()));
             if !page.more {
                 return objects;
             }
@@ -184,10 +191,9 @@ impl Checkpoint {
             return;
         }
         // After a restart nothing is remembered: the same content on disk is as good.
-        let same =
-            self.store.get(&key).await.ok().flatten().is_some_and(|record| unseal(&record.value) == text.as_bytes());
+        let same = self.store.get(&key).await.ok().flatten().is_some_and(|record| record.value == text.as_bytes());
         if !same {
-            self.write(Write::put(key.clone(), Precondition::Any, seal(text.as_bytes().to_vec())), floor).await;
+            self.write(Write::put(key.clone(), Precondition::Any, text.as_bytes().to_vec()), floor).await;
         }
         self.written.insert(key, hash);
     }
@@ -212,18 +218,36 @@ impl Checkpoint {
     }
 }
 
+/// Everything, with the key in this file; it is made when it is missing. Pods hold secrets too, in their environment.
+fn sealing(path: &Path) -> Result<Sealing, CheckpointError> {
+    let key = match std::fs::read(path) {
+        Ok(key) => key,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let mut key = vec![0; KEY_BYTES];
+            SystemRandom::new()
+                .fill(&mut key)
+                .map_err(|_| CheckpointError::File(std::io::Error::other("no random bytes")))?;
+            let write = || {
+                let new = path.with_extension("new");
+                let mut file =
+                    std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+                file.write_all(&key)?;
+                file.sync_all()?;
+                std::fs::rename(&new, path)
+            };
+            write().map_err(CheckpointError::File)?;
+            key
+        }
+        Err(error) => return Err(CheckpointError::File(error)),
+    };
+    let key = LocalKey::new("checkpoint", LocalAlgorithm::ChaCha20Poly1305, &key);
+    let key = key.ok_or_else(|| CheckpointError::Store(format!("{} is no key", path.display())))?;
+    Ok(Sealing::prefixes(&[PODS, CONFIG_MAPS, SECRETS], Arc::new(key)))
+}
+
 /// What decides what runs; status, versions and managers change without meaning for that.
 fn desired(object: &Object) -> Object {
     object.without(&["status"], &["resourceVersion", "managedFields"])
-}
-
-/// The place where values are sealed at rest.
-fn seal(plain: Vec<u8>) -> Vec<u8> {
-    plain
-}
-
-fn unseal(sealed: &[u8]) -> Vec<u8> {
-    sealed.to_vec()
 }
 
 #[cfg(test)]
@@ -231,6 +255,24 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[tokio::test]
+    async fn nothing_of_it_lies_plain_on_the_board() {
+        let dir = std::env::temp_dir().join(format!("bramble-checkpoint-{}", std::process::id()));
+        let secret =
+            Object::from(&json!({"metadata": {"namespace": "n", "name": "s"}, "data": {"a": "plainly-to-be-seen"}}));
+        let mut checkpoint = Checkpoint::open(&dir).unwrap();
+        checkpoint.reference(Kind::Secret, &secret).await;
+        checkpoint.store.flush().await.unwrap();
+        drop(checkpoint);
+        let files = std::fs::read_dir(&dir).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+        let files = files.collect::<Vec<_>>().concat();
+        let found = |text: &[u8]| files.windows(text.len()).any(|window| window == text);
+        assert!(!found(b"plainly-to-be-seen"));
+        assert!(found(b"secrets/n/s"), "keys are plain: the search finds what is there");
+        assert_eq!(Checkpoint::open(&dir).unwrap().load().await.references.len(), 1);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 
     #[tokio::test]
     async fn only_desired_changes_are_written() {

@@ -8,6 +8,7 @@ pub(crate) mod down;
 pub(crate) mod hello;
 pub(crate) mod image;
 pub(crate) mod logs;
+pub(crate) mod snapshot;
 pub(crate) mod store;
 pub(crate) mod token;
 pub(crate) mod up;
@@ -27,8 +28,10 @@ bramble - Kubernetes for small boards
   bramble down         stop, and remove every trace on this host   [--purge: the data too]
   bramble check        say what this machine lacks, each with its cure, and what of the stores is damaged
   bramble token        create | list | revoke ID
+  bramble snapshot     save FILE | inspect FILE | restore FILE   of the store
   bramble image        import FILE [NAME] | list | rm NAME
-  bramble store        salvage FILE: what is whole of a damaged store, into a new one
+  bramble store        rotate: new keys for what is sealed at rest
+                       salvage FILE: what is whole of a damaged store, into a new one
   bramble logs         NAMESPACE/POD[/CONTAINER], without the controller
 
 Options that most of them take
@@ -41,6 +44,7 @@ Options of up and controller
   --advertise-address IP    the address others reach        (default: of the default route)
   --cluster-cidr CIDR       pods                            (default 10.42.0.0/16)
   --service-cidr CIDR       services                        (default 10.43.0.0/16)
+  --encryption-provider-config FILE   what is sealed at rest, as upstream's   (default: Secrets)
 Options of up and agent
   --insecure-registry HOST[:PORT]   plain HTTP for this registry only; repeatable
   --resolv-conf FILE                resolvers of foreign names (default /etc/resolv.conf)
@@ -66,9 +70,11 @@ pub(crate) enum Command {
     Check,
     /// Join tokens.
     Token(TokenVerb),
+    /// The store as a file.
+    Snapshot(SnapshotVerb),
     /// Images on this board.
     Image(ImageVerb),
-    /// The controller's store, while it is closed.
+    /// The controller's store.
     Store(StoreVerb),
     /// A container's log, read on the board.
     Logs(String),
@@ -96,6 +102,17 @@ pub(crate) enum TokenVerb {
     Revoke(String),
 }
 
+/// `bramble snapshot ...`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SnapshotVerb {
+    /// Into a new file, from the running controller.
+    Save(PathBuf),
+    /// Checks a file and says what is in it.
+    Inspect(PathBuf),
+    /// Makes a store of it; there must be none.
+    Restore(PathBuf),
+}
+
 /// `bramble image ...`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ImageVerb {
@@ -115,6 +132,8 @@ pub(crate) enum ImageVerb {
 /// `bramble store ...`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum StoreVerb {
+    /// New keys at rest, in the running store.
+    Rotate,
     /// Write what is whole into a new store.
     Salvage(PathBuf),
 }
@@ -146,6 +165,8 @@ pub(crate) struct Options {
     pub(crate) ca_pin: Option<String>,
     /// A file with token and pin, written by the controller and removed once used.
     pub(crate) join_file: Option<PathBuf>,
+    /// Upstream's EncryptionConfiguration, for a controller.
+    pub(crate) encryption_provider_config: Option<PathBuf>,
     /// Registries spoken to without TLS.
     pub(crate) insecure_registries: Vec<String>,
     /// The board's resolvers.
@@ -173,6 +194,7 @@ impl Default for Options {
             token: None,
             ca_pin: None,
             join_file: None,
+            encryption_provider_config: None,
             insecure_registries: Vec::new(),
             resolv_conf: "/etc/resolv.conf".into(),
             kubelet_port: 10250,
@@ -223,6 +245,7 @@ fn option(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Res
         "token" => options.token = Some(parser.value()?.string()?),
         "ca-pin" => options.ca_pin = Some(parser.value()?.string()?),
         "join-file" => options.join_file = Some(parser.value()?.into()),
+        "encryption-provider-config" => options.encryption_provider_config = Some(parser.value()?.into()),
         "insecure-registry" => options.insecure_registries.push(parser.value()?.string()?),
         "resolv-conf" => options.resolv_conf = parser.value()?.into(),
         "kubelet-port" => options.kubelet_port = parser.value()?.parse()?,
@@ -246,6 +269,10 @@ fn command(words: &[String], purge: bool, port: u16) -> Result<Command, lexopt::
         ["token", "create"] => Command::Token(TokenVerb::Create),
         ["token", "list"] => Command::Token(TokenVerb::List),
         ["token", "revoke", id] => Command::Token(TokenVerb::Revoke((*id).to_owned())),
+        ["snapshot", "save", file] => Command::Snapshot(SnapshotVerb::Save(file.into())),
+        ["snapshot", "inspect", file] => Command::Snapshot(SnapshotVerb::Inspect(file.into())),
+        ["snapshot", "restore", file] => Command::Snapshot(SnapshotVerb::Restore(file.into())),
+        ["store", "rotate"] => Command::Store(StoreVerb::Rotate),
         ["image", "import", path] => Command::Image(ImageVerb::Import { path: path.into(), name: None }),
         ["image", "import", path, name] => {
             Command::Image(ImageVerb::Import { path: path.into(), name: Some((*name).to_owned()) })

@@ -102,6 +102,15 @@ impl Link {
         self.call(Method::POST, path, Some("application/json"), Some(object)).await
     }
 
+    /// The same for what may take longer than other requests.
+    ///
+    /// # Errors
+    /// Any [`LinkError`].
+    pub async fn create_within(&self, path: &str, object: &Value, timeout: Duration) -> Result<Value, LinkError> {
+        let request = request(Method::POST, path, Some("application/json"), Some(object))?;
+        Self::parsed(path, &self.answered(path, request, timeout).await?)
+    }
+
     /// PUT of a whole object; with a resourceVersion in it only if nobody wrote since.
     ///
     /// # Errors
@@ -137,8 +146,11 @@ impl Link {
         Reflection::start(self.clone(), interest)
     }
 
-    /// Sends and hands out the answer's head and body as they come, for watches.
-    pub(crate) async fn open(&self, path: &str) -> Result<Body, LinkError> {
+    /// GET whose answer is read as it comes: watches, logs, snapshots.
+    ///
+    /// # Errors
+    /// Any [`LinkError`].
+    pub async fn open(&self, path: &str) -> Result<Body, LinkError> {
         let answer = self.transport.send(request(Method::GET, path, None, None)?).await?;
         let (head, body) = answer.into_parts();
         if head.status.is_success() {
@@ -165,11 +177,14 @@ impl Link {
         content_type: Option<&str>,
         body: Option<&Value>,
     ) -> Result<Value, LinkError> {
-        let bytes = self.exchange(method, path, content_type, body).await?;
+        Self::parsed(path, &self.exchange(method, path, content_type, body).await?)
+    }
+
+    fn parsed(path: &str, bytes: &Bytes) -> Result<Value, LinkError> {
         if bytes.is_empty() {
             return Ok(Value::Null);
         }
-        serde_json::from_slice(&bytes).map_err(|error| LinkError::Malformed { path: path.to_owned(), error })
+        serde_json::from_slice(bytes).map_err(|error| LinkError::Malformed { path: path.to_owned(), error })
     }
 
     async fn exchange(
@@ -180,14 +195,18 @@ impl Link {
         body: Option<&Value>,
     ) -> Result<Bytes, LinkError> {
         let request = request(method, path, content_type, body)?;
+        self.answered(path, request, REQUEST_TIMEOUT).await
+    }
+
+    async fn answered(&self, path: &str, request: Request<Full<Bytes>>, timeout: Duration) -> Result<Bytes, LinkError> {
         // On the heap while it lasts: most tasks that may ask one day wait all their life.
         let answered = Box::pin(async {
             let (head, body) = self.transport.send(request).await?.into_parts();
             Ok::<_, LinkError>((head, collect(body).await?))
         });
-        let (head, bytes) = tokio::time::timeout(REQUEST_TIMEOUT, answered)
+        let (head, bytes) = tokio::time::timeout(timeout, answered)
             .await
-            .map_err(|_| LinkError::Unreachable(format!("{path}: no answer in {} s", REQUEST_TIMEOUT.as_secs())))??;
+            .map_err(|_| LinkError::Unreachable(format!("{path}: no answer in {} s", timeout.as_secs())))??;
         if !head.status.is_success() {
             return Err(LinkError::from_answer(head.status, &head.headers, &bytes));
         }

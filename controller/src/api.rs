@@ -20,6 +20,7 @@ mod proxy;
 mod query;
 mod reviews;
 mod table;
+mod upkeep;
 mod watches;
 mod websocket;
 
@@ -34,6 +35,7 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::authn::{Authenticator, answer as refusal, impersonation};
 use crate::authz::{Attributes, Authorizer};
+use crate::encryption::Encryption;
 use crate::identity::Identity;
 use crate::registry::Registry;
 use crate::registry::status::{Answer, ApiError};
@@ -54,6 +56,7 @@ pub struct Api {
     authorizer: Authorizer,
     authenticator: Option<Authenticator>,
     kubelets: Option<Kubelets>,
+    encryption: Option<Encryption>,
     readiness: Readiness,
     clock: fn() -> Duration,
     advertised: SocketAddr,
@@ -79,12 +82,17 @@ impl Api {
         advertised: SocketAddr,
     ) -> Self {
         let readiness = Readiness::default();
-        Self { registry, authorizer, authenticator, kubelets: None, readiness, clock, advertised }
+        Self { registry, authorizer, authenticator, kubelets: None, encryption: None, readiness, clock, advertised }
     }
 
     /// The same with a way to the nodes.
     pub fn with_kubelets(self, kubelets: Kubelets) -> Self {
         Self { kubelets: Some(kubelets), ..self }
+    }
+
+    /// The same with keys that can be rotated.
+    pub fn with_encryption(self, encryption: Encryption) -> Self {
+        Self { encryption: Some(encryption), ..self }
     }
 
     /// The registry behind it.
@@ -134,7 +142,10 @@ impl Api {
                 let verb = request.method.as_str().to_ascii_lowercase();
                 let attributes = Attributes { verb, path: request.path.clone(), ..Attributes::default() };
                 self.allow(&request, &attributes)?;
-                self.other(&request, &other)
+                match request.path.strip_prefix(upkeep::PREFIX) {
+                    Some(verb) => self.upkeep(&request, verb).await,
+                    None => self.other(&request, &other),
+                }
             }
         }
     }

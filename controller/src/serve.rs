@@ -20,6 +20,7 @@ use crate::authz::Authorizer;
 use crate::bootstrap::{self, Facts};
 use crate::client::{Client, ClientError};
 use crate::controllers;
+use crate::encryption::{Encryption, EncryptionError};
 use crate::identity::Identity;
 use crate::kinds::Kinds;
 use crate::pki::tls::ServingNames;
@@ -52,6 +53,8 @@ pub struct Options {
     pub node_port_range: RangeInclusive<u16>,
     /// Where a one-time token and the CA's pin are written (0600) for the agent beside us.
     pub join_file: Option<PathBuf>,
+    /// Upstream's EncryptionConfiguration; without one, Secrets are sealed with a key of our own.
+    pub encryption_provider_config: Option<PathBuf>,
 }
 
 impl Options {
@@ -67,6 +70,7 @@ impl Options {
             cluster_domain: "cluster.local".to_owned(),
             node_port_range: 30_000..=32_767,
             join_file: None,
+            encryption_provider_config: None,
         }
     }
 
@@ -109,9 +113,9 @@ pub enum ServeError {
         #[source]
         source: std::io::Error,
     },
-    /// The store cannot be opened.
-    #[error("cannot open the store")]
-    Store(#[from] bramble_store::OpenError),
+    /// The store cannot be opened with the keys that are there.
+    #[error("the store and its keys")]
+    Store(#[from] EncryptionError),
     /// The store cannot be read.
     #[error("cannot read the store")]
     Read(#[from] bramble_store::ReadError),
@@ -154,14 +158,16 @@ pub async fn run(options: Options, ready: impl FnOnce(Ready)) -> Result<(), Serv
     let listeners = bind(&options).await?;
     let port = options.listen.first().ok_or(ServeError::NoListener)?.port();
     let advertised = SocketAddr::new(options.advertise_address, port);
-    let store = Store::open(bramble_store::Config::redb(options.data_dir.join("store.redb")))?;
+    let encryption = Encryption::new(&options.data_dir, options.encryption_provider_config.as_deref());
+    let store = encryption.open(bramble_store::Config::redb(options.data_dir.join("store.redb"))).await?;
     let pki = Arc::new(Pki::open(&options.data_dir, now())?);
-    let front = Arc::new(assemble(&options, &pki, store.clone(), advertised)?);
+    let front = Arc::new(assemble(&options, &pki, store.clone(), advertised, encryption.clone())?);
     front.authorizer.follow(&store).await?;
 
     let mut tasks = JoinSet::new();
     let registry = front.api.registry().clone();
     tasks.spawn(async move { registry.expire_events().await });
+    tasks.spawn(encryption.services()?.follow(store));
     let admin = front.client("system:apiserver");
     let first = options.ranges();
     let facts = Facts {
@@ -200,13 +206,20 @@ async fn bind(options: &Options) -> Result<Vec<TcpListener>, ServeError> {
     Ok(listeners)
 }
 
-fn assemble(options: &Options, pki: &Pki, store: Store, advertised: SocketAddr) -> Result<Front, ServeError> {
+fn assemble(
+    options: &Options,
+    pki: &Pki,
+    store: Store,
+    advertised: SocketAddr,
+    encryption: Encryption,
+) -> Result<Front, ServeError> {
     let tokens = Tokens::new(pki, &options.cluster_domain);
     let authenticator = Authenticator::new(store.clone(), pki.client_trust()?, tokens, wall_clock);
     let authorizer = Authorizer::new();
     let registry = Registry::new(store, Kinds::builtin(), wall_clock, options.ranges(), authorizer.clone());
     let api = Api::new(Arc::new(registry), authorizer.clone(), Some(authenticator.clone()), wall_clock, advertised)
-        .with_kubelets(Kubelets::new(pki.kubelet_client(now())?));
+        .with_kubelets(Kubelets::new(pki.kubelet_client(now())?))
+        .with_encryption(encryption);
     Ok(Front { api: Arc::new(api), authenticator, authorizer })
 }
 

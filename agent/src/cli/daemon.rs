@@ -127,6 +127,7 @@ pub(crate) fn controller(options: &Options) -> anyhow::Result<ExitCode> {
     settings.service_cidr = (network, prefix.context("--service-cidr has no length")?);
     settings.cluster_cidr.clone_from(&options.cluster_cidr);
     settings.join_file.clone_from(&options.join_file);
+    settings.encryption_provider_config.clone_from(&options.encryption_provider_config);
     until_signal(async move {
         serve::run(settings, |ready| println!("ready; kubeconfig {}", ready.kubeconfig.display())).await?;
         bail!("the control plane ended")

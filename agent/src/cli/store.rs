@@ -1,21 +1,42 @@
 //! Shell: `bramble store`, and the stores' part of `bramble check`: what of the files is damaged, and what can be had of
-//! them. Both read closed stores, without the daemons.
+//! them. Both read closed stores, without the daemons; only `rotate` asks the running controller.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use bramble_store::{Report, RescueError, salvage, verify};
+use serde_json::json;
 
-use super::{Options, StoreVerb};
+use super::{Options, StoreVerb, admin};
 
 /// Lines of damage that are shown; a broken disk has thousands.
 const LINES_MAX: usize = 20;
 
+const ROTATE: &str = "/bramble/v1/store/rotate";
+/// A million sealed records on a small board.
+const ROTATE_TIMEOUT: Duration = Duration::from_secs(3600);
+
 pub(crate) fn store(verb: StoreVerb, options: &Options) -> anyhow::Result<ExitCode> {
-    let StoreVerb::Salvage(to) = verb;
+    match verb {
+        StoreVerb::Rotate => rotate(options),
+        StoreVerb::Salvage(to) => salvaged(&to, options),
+    }
+}
+
+fn rotate(options: &Options) -> anyhow::Result<ExitCode> {
+    let done = admin::block_on(async {
+        let link = admin::link(&options.data_dir)?;
+        Ok(link.create_within(ROTATE, &json!({}), ROTATE_TIMEOUT).await?)
+    })?;
+    println!("sealed {} records anew; {} former data keys are gone", done["resealed"], done["keysRemoved"]);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn salvaged(to: &Path, options: &Options) -> anyhow::Result<ExitCode> {
     let from = controllers(&options.data_dir);
-    let (report, revision) = salvage(&from, &to).with_context(|| format!("salvaging {}", from.display()))?;
+    let (report, revision) = salvage(&from, to).with_context(|| format!("salvaging {}", from.display()))?;
     tell(&report);
     println!("{} records written to {}, shown from revision {revision}", report.records, to.display());
     println!("to use it: move {0} and {0}.journal away, then {1} in their place", from.display(), to.display());

@@ -181,6 +181,9 @@ fn children(options: &Options) -> anyhow::Result<Vec<Child>> {
     if let Some(address) = &options.advertise_address {
         controller.extend(["--advertise-address".into(), address.clone()]);
     }
+    if let Some(path) = &options.encryption_provider_config {
+        controller.extend(["--encryption-provider-config".into(), text(path)?]);
+    }
     let mut agent = shared;
     agent.extend(["--server".into(), super::daemon::local_server(options)?]);
     agent.extend(["--kubelet-port".into(), options.kubelet_port.to_string()]);
