@@ -15,6 +15,9 @@ use bramble_tests::client::Client;
 use bramble_tests::host::binary;
 use serde_json::{Value, json};
 
+#[path = "figures/sizes.rs"]
+mod sizes;
+
 const PODS: usize = 50;
 const COLLECTION: &str = "/api/v1/namespaces/default/pods";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
@@ -22,8 +25,13 @@ const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const RATE: Duration = Duration::from_secs(3);
 
 fn main() {
-    let size = fs::metadata(binary()).expect("the binary").len();
     println!("| figure | measured |\n| --- | --- |");
+    if std::env::var_os("BRAMBLE_BIN").is_none() {
+        for (name, size) in sizes::by_crate() {
+            row(&format!("of the binary: {name}"), &format!("{size:.2} MB"));
+        }
+    }
+    let size = fs::metadata(binary()).expect("the binary").len();
     row("binary", &format!("{:.1} MB", size as f64 / 1e6));
     let board = Board::up("figures", &["--demo"]);
     board.wait_for_line("bramble: demo: http://");
