@@ -9,6 +9,7 @@ mod dice;
 #[allow(dead_code, reason = "the tests of power cuts share it")]
 mod disk;
 mod full;
+mod linear;
 mod model;
 mod sealing;
 mod snapshots;
