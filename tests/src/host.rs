@@ -21,7 +21,7 @@ pub fn binary() -> &'static Path {
         if let Some(path) = std::env::var_os("BRAMBLE_BIN") {
             return path.into();
         }
-        let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let mut build = cargo();
         build.args(["build", "--release", "--bin", "bramble", "--message-format=json-render-diagnostics"]);
         let output = build.current_dir(workspace()).stderr(Stdio::inherit()).output().expect("cargo runs");
         assert!(output.status.success(), "the binary does not build");
@@ -32,6 +32,20 @@ pub fn binary() -> &'static Path {
         });
         path.expect("cargo names the executable")
     })
+}
+
+/// cargo as a shell would call it. What cargo tells the test about its package is taken away: build scripts (ring's) watch
+/// those variables, and half of the dependencies would be built anew.
+#[must_use]
+pub fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let told = ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_CRATE_", "CARGO_BIN_", "CARGO_PRIMARY_", "CARGO_TARGET_TMPDIR"];
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| told.iter().any(|start| name.starts_with(start))) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo
 }
 
 /// Runs a command to its end.

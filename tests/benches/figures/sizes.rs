@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use bramble_tests::host::{need, succeed, workspace};
+use bramble_tests::host::{cargo, need, succeed, workspace};
 
 /// Crates below this part of the whole are one row.
 const LEAST_PART: f64 = 0.01;
@@ -32,7 +32,7 @@ pub(crate) fn by_crate() -> Vec<(String, f64)> {
 
 /// The release binary again, linked without stripping; a later `cargo build --release` links the stripped one anew.
 fn with_symbols() -> PathBuf {
-    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut build = cargo();
     build.args(["rustc", "--release", "-p", "bramble-agent", "--bin", "bramble", "--message-format=json"]);
     build.args(["--", "-C", "strip=none"]).current_dir(workspace()).stderr(Stdio::inherit());
     let messages = succeed(&mut build);
