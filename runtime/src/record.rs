@@ -111,6 +111,14 @@ pub(crate) fn alive(pid: i32, started: u64) -> bool {
     !matches!(after_name.trim_start().chars().next(), None | Some('Z' | 'X')) && start_time(pid) == started
 }
 
+/// The end of a container that nobody saw: its code is unknown.
+pub(crate) fn write_unseen_end(exit: &Path) -> Result<(), Error> {
+    let unseen = serde_json::json!({
+        "code": -1, "signal": 0, "oom_killed": false, "finished_at": crate::shim::exit::now_ns(),
+    });
+    write(exit, unseen.to_string().as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

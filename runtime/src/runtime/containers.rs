@@ -222,10 +222,21 @@ impl Runtime {
         if self.status(id, &record).state != ContainerState::Running {
             return Ok(());
         }
-        match self.ask(&record.sandbox_id, &request, &[])? {
-            Ok(_) | Err(libc::ESRCH) => Ok(()),
-            Err(errno) => Err(Error::io("signal", format!("container {id}"))(std::io::Error::from_raw_os_error(errno))),
+        match self.ask(&record.sandbox_id, &request, &[]) {
+            Ok(Ok(_) | Err(libc::ESRCH)) => Ok(()),
+            Ok(Err(errno)) => {
+                Err(Error::io("signal", format!("container {id}"))(std::io::Error::from_raw_os_error(errno)))
+            }
+            // No shim, and none to be had: a kill came while its sandbox was made or stopped. Nobody would ever see its end.
+            Err(error) => self.end_unattended(id, &record).map_err(|_| error),
         }
+    }
+
+    /// Ends a container that no shim attends, and tells its end as one that nobody saw.
+    fn end_unattended(&self, id: &str, record: &ContainerRecord) -> Result<(), Error> {
+        cgroup::kill(&self.host.hierarchy, &record.cgroup_path, &[]);
+        let exit = self.exit_path(&record.sandbox_id, id);
+        if exit.exists() { Ok(()) } else { record::write_unseen_end(&exit) }
     }
 
     /// Kills it with all its processes and waits until its end is recorded.

@@ -154,10 +154,7 @@ impl Runtime {
             .and_then(|pid| rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).ok());
         // Opened first and compared then: the descriptor is of the process that has this start time now.
         let Some(pidfd) = pidfd.filter(|_| record::start_time(started.pid) == started.start_time) else {
-            let unseen = serde_json::json!({
-                "code": -1, "signal": 0, "oom_killed": false, "finished_at": crate::shim::exit::now_ns(),
-            });
-            let _ = record::write(&exit, unseen.to_string().as_bytes());
+            let _ = record::write_unseen_end(&exit);
             return;
         };
         let mut request = self.container_request(Verb::Adopt, id, container);

@@ -13,25 +13,31 @@ impl Runtime {
     /// Removes every leftover of this instance that belongs to no sandbox in `keep`, and counts it.
     pub fn sweep(&self, keep: &BTreeSet<String>) -> Result<SweepReport, Error> {
         let mut report = SweepReport::default();
+        self.sweep_into(keep, &mut report).map(|()| report)
+    }
+
+    /// One that does not go keeps no other; the first error is told at the end.
+    fn sweep_into(&self, keep: &BTreeSet<String>, report: &mut SweepReport) -> Result<(), Error> {
+        let mut first = Ok(());
         let known: Vec<String> = locked(&self.sandboxes).keys().cloned().collect();
         for id in known.iter().filter(|id| !keep.contains(*id)) {
             report.containers += self.container_records().iter().filter(|(_, c)| c.sandbox_id == **id).count();
             report.sandboxes += 1;
-            self.remove_sandbox(id)?;
+            first = first.and(self.remove_sandbox(id));
         }
         let kept: BTreeSet<String> = locked(&self.sandboxes).keys().cloned().collect();
-        self.sweep_cgroups(&kept, &mut report)?;
+        first = first.and(self.sweep_cgroups(&kept, report));
         for dir in subdirectories(&self.layout.sandboxes_dir()) {
             let name = dir.file_name().and_then(|n| n.to_str()).unwrap_or_default();
             if kept.contains(name) {
-                self.sweep_containers(&dir, &mut report)?;
+                first = first.and(self.sweep_containers(&dir, report));
             } else {
                 report.sandboxes += 1;
-                remove_tree(&dir, &mut report)?;
+                first = first.and(remove_tree(&dir, report));
             }
         }
         self.sweep_exits();
-        Ok(report)
+        first
     }
 
     /// Directories of containers whose making was cut short.
@@ -84,7 +90,8 @@ impl Runtime {
 
     /// Removes everything of this instance; images stay. The runtime is of no use afterwards.
     pub fn purge(&self) -> Result<SweepReport, Error> {
-        let mut report = self.sweep(&BTreeSet::new())?;
+        let mut report = SweepReport::default();
+        let swept = self.sweep_into(&BTreeSet::new(), &mut report);
         let root = self.layout.cgroup_root.clone();
         report.processes += cgroup::kill(&self.host.hierarchy, &root, &[]);
         report.cgroups += cgroup::remove(&self.host.hierarchy, &root, &root)?;
@@ -92,7 +99,7 @@ impl Runtime {
             remove_tree(&dir, &mut report)?;
         }
         let _ = fs::remove_file(self.layout.run_dir.join("boot_id"));
-        Ok(report)
+        swept.map(|()| report)
     }
 }
 

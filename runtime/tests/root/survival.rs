@@ -230,12 +230,17 @@ fn sweep() {
 fn half_made() {
     let board = Board::new();
     let sandbox = board.sandbox();
+    let id = board.start(&sandbox, &board.config("sleep 1000"));
     kill_shim(&board, &sandbox);
     // As a crash in the middle of its making leaves it.
     fs::remove_file(board.layout.sandbox_dir(&sandbox).join("shim")).unwrap();
     let again = board.reopen();
     let status = again.sandbox(&sandbox).unwrap();
     assert!(!status.ready && status.shim_pid.is_none(), "{status:?}");
+    // Nobody attends what may run in it: it ends all the same.
+    again.signal_container(&id, libc::SIGTERM).unwrap();
+    let status = again.container(&id).unwrap();
+    assert_eq!((status.state, status.exit_code), (ContainerState::Unknown, None));
     again.remove_sandbox(&sandbox).unwrap();
     assert!(board.traces().is_empty(), "{:#?}", board.traces());
 }
