@@ -20,10 +20,12 @@ use std::{
 
 pub use self::events::Events;
 use crate::{
+    cgroup::Hierarchy,
     error::Error,
     host::Host,
     layout::Layout,
     record::{self, ContainerRecord, SandboxRecord},
+    status::SweepReport,
 };
 
 /// This binary, also after its file was replaced by an update.
@@ -68,7 +70,8 @@ impl Runtime {
     }
 
     fn open_with(layout: Layout, exit_info: bool) -> Result<Runtime, Error> {
-        forget_earlier_boot(&layout)?;
+        let host = Host::read();
+        forget_earlier_boot(&layout, &host.hierarchy)?;
         for dir in [layout.sandboxes_dir(), layout.exits_dir()] {
             // A container's root in a user namespace passes through on its way to its rootfs; it can list nothing.
             let made = fs::DirBuilder::new().recursive(true).mode(0o711).create(&dir);
@@ -77,7 +80,7 @@ impl Runtime {
         let runtime = Runtime {
             source: events::Source::new(&layout.exits_dir())?,
             layout,
-            host: Host::read(),
+            host,
             program: PROGRAM.into(),
             sandboxes: Mutex::default(),
             containers: Mutex::default(),
@@ -157,18 +160,14 @@ fn subdirectories(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// No container survives a boot; what a run dir on a disk says about an earlier one is history.
-fn forget_earlier_boot(layout: &Layout) -> Result<(), Error> {
+fn forget_earlier_boot(layout: &Layout, hierarchy: &Hierarchy) -> Result<(), Error> {
     let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let file = layout.run_dir.join("boot_id");
     if fs::read_to_string(&file).is_ok_and(|old| old == boot_id) {
         return Ok(());
     }
-    for dir in [layout.sandboxes_dir(), layout.exits_dir()] {
-        match fs::remove_dir_all(&dir) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("remove", dir)(e)),
-            _ => {}
-        }
-    }
+    // After a boot only files are there. Where the mark itself was lost there may be more, and nobody owns it.
+    sweep::clear(hierarchy, layout, &mut SweepReport::default())?;
     fs::create_dir_all(&layout.run_dir).map_err(Error::io("make", &layout.run_dir))?;
     record::write(&file, boot_id.as_bytes())
 }

@@ -197,12 +197,8 @@ fn no_kill_disturbs_a_rolling_update() {
         for (moment, victim) in kills {
             wait_for_moment(&board, &client, *moment);
             strike(&mut board, victim);
-            // Known: when both daemons come back at once, endpoints may be missing for a moment.
-            let curl = ["-sS", "--max-time", "5", &format!("http://10.99.0.1:30080/{round}")];
-            board.eventually("Services go on", 10, || {
-                let answer = board.command("curl").args(curl).output().expect("curl runs").stdout;
-                answer.starts_with(b"Hello from hello-").then_some(())
-            });
+            let answer = board.succeed(&["curl", "-sS", "--max-time", "5", &format!("http://10.99.0.1:30080/{round}")]);
+            assert!(answer.starts_with("Hello from hello-"), "Services go on, {round}: {answer}");
         }
         let (finished, words) = words_of(waiting);
         assert!(finished, "{round}: {words}; the log:\n{}", board.log());

@@ -49,8 +49,11 @@ pub(crate) fn down(options: &Options, purge: bool) -> anyhow::Result<ExitCode> {
     for folder in ["images/containers", "agent/pods", "logs"] {
         remove(&options.data_dir.join(folder), &mut failures);
     }
-    remove(&options.run_dir, &mut failures);
-    if purge {
+    // It says what still runs, so it stays as long as something does.
+    if failures.is_empty() {
+        remove(&options.run_dir, &mut failures);
+    }
+    if purge && failures.is_empty() {
         drop((lock, only));
         remove(&options.data_dir, &mut failures);
     }

@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use bramble_runtime::{ContainerState, ContainerStatus, SandboxStatus};
+use serde_json::Value;
 
 use super::{ImageRef, PullError};
 
+/// In front of the ids of our containers in a status.
+pub(crate) const ID_SCHEME: &str = "bramble://";
 /// The label of a container that holds the hash of its spec, so that a later agent knows what was made from it.
 pub(crate) const HASH_LABEL: &str = "bramble.dev/container-hash";
 /// The label of a container that holds its list (`Init`, `Main`, `Ephemeral`).
@@ -120,6 +123,24 @@ pub(crate) struct Memory {
     pub(crate) started_ms: i64,
     /// A grace that somebody gave with a second deletion, or eviction.
     pub(crate) grace_s: Option<i64>,
+}
+
+impl Memory {
+    /// Takes over what probes of an earlier agent have found, as the status tells it. It holds until a probe of this one
+    /// says otherwise, so that a restart of the agent takes no pod out of its Services.
+    pub(crate) fn recall_probes(&mut self, status: &Value) {
+        let lists = ["initContainerStatuses", "containerStatuses"].map(|field| status[field].as_array());
+        for container in lists.into_iter().flatten().flatten() {
+            let id = container["containerID"].as_str().and_then(|id| id.strip_prefix(ID_SCHEME));
+            let Some(id) = id.filter(|_| container["state"]["running"].is_object()) else { continue };
+            let probed = self.probes.entry(id.to_owned()).or_default();
+            for (field, found) in [("started", &mut probed.started), ("ready", &mut probed.ready)] {
+                if container[field] == true {
+                    found.get_or_insert(true);
+                }
+            }
+        }
+    }
 }
 
 /// Something that must be done first.

@@ -7,14 +7,14 @@ use serde_json::{Map, Value, json};
 
 use super::backoff::{self, go_duration};
 use super::spec::{Container, Pod};
-use super::state::{Hook, IMAGE_ANNOTATION, IMAGE_ID_ANNOTATION, Instance, Memory, Observed, Pull, RestartBackoff};
+use super::state::{Hook, ID_SCHEME, IMAGE_ANNOTATION, IMAGE_ID_ANNOTATION, Instance, Memory, Observed, Pull, RestartBackoff};
 use super::time::rfc3339;
 use super::{ContainerKind, resources};
 
 mod conditions;
 mod phase;
 
-pub(crate) use phase::has_ended_for_good;
+pub(crate) use phase::{has_ended_for_good, is_final};
 
 /// What the status needs beside the pod.
 pub(crate) struct Now<'a> {
@@ -162,7 +162,7 @@ fn one(
     status.insert("image".into(), json!(annotation(IMAGE_ANNOTATION).unwrap_or_else(|| container.image.clone())));
     let image_id = annotation(IMAGE_ID_ANNOTATION).or_else(|| kept("imageID")).unwrap_or_default();
     status.insert("imageID".into(), json!(image_id));
-    let id = newest.map(|instance| format!("bramble://{}", instance.id())).or_else(|| kept("containerID"));
+    let id = newest.map(|instance| format!("{ID_SCHEME}{}", instance.id())).or_else(|| kept("containerID"));
     if let Some(id) = id.filter(|id| !id.is_empty()) {
         status.insert("containerID".into(), json!(id));
     }
@@ -347,7 +347,7 @@ fn terminated(instance: &Instance) -> Value {
         "reason": reason,
         "startedAt": rfc3339(status.started_at / 1_000_000),
         "finishedAt": rfc3339(status.finished_at / 1_000_000),
-        "containerID": format!("bramble://{}", status.id),
+        "containerID": format!("{ID_SCHEME}{}", status.id),
     });
     if !message.is_empty() {
         terminated["message"] = json!(message);

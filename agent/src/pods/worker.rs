@@ -83,6 +83,9 @@ pub(crate) struct Worker {
     /// Both parsed, for the length of a turn.
     pod: Arc<Pod>,
     gone: bool,
+    /// What the API holds of the status is known. Nothing is told to it before: what it knows of containers that an
+    /// earlier agent started (above all that they are ready) would be taken back until the first probe.
+    heard: bool,
     memory: Memory,
     /// Of the sandbox of this id.
     ips: Option<(String, Vec<IpAddr>)>,
@@ -112,13 +115,17 @@ impl Worker {
         let (newest, receiver) = watch::channel(status.clone());
         let posting = (!pod.is_static())
             .then(|| tokio::spawn(post::statuses(board.link.clone(), address, receiver, status.clone())));
-        let memory = Memory { started_ms: started_ms(&pod).unwrap_or_else(|| board.now_ms()), ..Memory::default() };
+        let mut memory = Memory { started_ms: started_ms(&pod).unwrap_or_else(|| board.now_ms()), ..Memory::default() };
+        memory.recall_probes(&pod.status);
+        // The checkpoint keeps no status, the API gives each pod one.
+        let heard = pod.is_static() || pod.status.is_object();
         let worker = Self {
             board,
             object: kept(object),
             status,
             pod: Arc::new(pod),
             gone: false,
+            heard,
             memory,
             ips: None,
             volumes: BTreeMap::new(),
@@ -236,7 +243,11 @@ impl Worker {
         let Ok(pod) = object.read::<Pod>() else { return };
         // What this board computed is newer than what the API holds, except for other people's conditions.
         let mut own = self.status.value();
-        if own.is_object() {
+        let first = !std::mem::replace(&mut self.heard, true);
+        if first {
+            self.memory.recall_probes(&pod.status);
+        }
+        if own.is_object() && (!first || status::is_final(&own)) {
             merge_foreign_conditions(&mut own, &pod.status);
             self.status = Object::from(&own);
         } else {
@@ -360,7 +371,7 @@ impl Worker {
         self.status = Object::from(&status);
         Arc::make_mut(&mut self.pod).status = status;
         self.board.table.put(entry::entry(&self.pod, &self.object, &self.status, observed, &self.board));
-        if !self.gone {
+        if !self.gone && self.heard {
             self.newest.send_if_modified(|known| {
                 let changed = *known != self.status;
                 if changed {

@@ -7,7 +7,13 @@ use std::{
 };
 
 use super::{Runtime, locked, subdirectories};
-use crate::{cgroup, error::Error, rootfs, status::SweepReport};
+use crate::{
+    cgroup::{self, Hierarchy},
+    error::Error,
+    layout::Layout,
+    rootfs,
+    status::SweepReport,
+};
 
 impl Runtime {
     /// Removes every leftover of this instance that belongs to no sandbox in `keep`, and counts it.
@@ -92,15 +98,24 @@ impl Runtime {
     pub fn purge(&self) -> Result<SweepReport, Error> {
         let mut report = SweepReport::default();
         let swept = self.sweep_into(&BTreeSet::new(), &mut report);
-        let root = self.layout.cgroup_root.clone();
-        report.processes += cgroup::kill(&self.host.hierarchy, &root, &[]);
-        report.cgroups += cgroup::remove(&self.host.hierarchy, &root, &root)?;
-        for dir in [self.layout.sandboxes_dir(), self.layout.exits_dir()] {
-            remove_tree(&dir, &mut report)?;
-        }
+        let cleared = clear(&self.host.hierarchy, &self.layout, &mut report);
+        swept.and(cleared)?;
+        // Last: as long as something is left, the next one must find whose boot it is of.
         let _ = fs::remove_file(self.layout.run_dir.join("boot_id"));
-        swept.map(|()| report)
+        Ok(report)
     }
+}
+
+/// Ends and removes by place what the instance has, whatever the records say: all in its cgroup, all mounts and files
+/// below its run directory. One that does not go keeps no other; the first error is told.
+pub(super) fn clear(hierarchy: &Hierarchy, layout: &Layout, report: &mut SweepReport) -> Result<(), Error> {
+    let root = &layout.cgroup_root;
+    report.processes += cgroup::kill(hierarchy, root, &[]);
+    let mut first = cgroup::remove(hierarchy, root, root).map(|count| report.cgroups += count);
+    for dir in [layout.sandboxes_dir(), layout.exits_dir()] {
+        first = first.and(remove_tree(&dir, report));
+    }
+    first
 }
 
 /// The path from a hierarchy's mount on, if it lies below the instance's root.
@@ -110,7 +125,7 @@ fn below_mount(dir: &Path, root: &str) -> Option<String> {
     text.find(&marker).map(|at| text[at..].to_string())
 }
 
-fn remove_tree(dir: &PathBuf, report: &mut SweepReport) -> Result<(), Error> {
+fn remove_tree(dir: &Path, report: &mut SweepReport) -> Result<(), Error> {
     for mount in rootfs::mounts_below(dir) {
         report.mounts += rootfs::unmount(&mount);
     }

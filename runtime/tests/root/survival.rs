@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_new_runtime_finds_everything_as_it_was", reopened),
     ("a_killed_agent_leaves_its_containers_running", agent_killed),
     ("a_sandbox_that_was_never_whole_is_not_adopted", half_made),
+    ("what_no_record_tells_of_goes_all_the_same", records_lost),
     ("a_sweep_removes_what_nobody_owns", sweep),
     ("stopping_keeps_statuses_and_removing_removes", stop_and_remove),
     ("twenty_rounds_leave_nothing", rounds),
@@ -243,6 +244,23 @@ fn half_made() {
     assert_eq!((status.state, status.exit_code), (ContainerState::Unknown, None));
     again.remove_sandbox(&sandbox).unwrap();
     assert!(board.traces().is_empty(), "{:#?}", board.traces());
+}
+
+fn records_lost() {
+    let board = Board::new();
+    let sandboxes = [board.sandbox(), board.sandbox_with(|s| s.share_process_namespace = true)];
+    for sandbox in &sandboxes {
+        board.start(sandbox, &board.config("sleep 1000"));
+        for record in ["sandbox.json", "shim"] {
+            fs::remove_file(board.layout.sandbox_dir(sandbox).join(record)).unwrap();
+        }
+    }
+    // As a removal leaves it that got no further than the mounts.
+    fs::remove_file(board.layout.run_dir.join("boot_id")).unwrap();
+    assert!(board.reopen().sandboxes().unwrap().is_empty());
+    assert!(board.traces().is_empty(), "{:#?}", board.traces());
+    let report = board.reopen().purge().unwrap();
+    assert!(report.is_clean(), "{report:?}");
 }
 
 fn stop_and_remove() {

@@ -10,7 +10,12 @@ use super::Lists;
 
 /// True if the API already says that the pod is over.
 pub(crate) fn is_terminal(pod: &Pod) -> bool {
-    matches!(pod.status["phase"].as_str(), Some("Succeeded" | "Failed"))
+    is_final(&pod.status)
+}
+
+/// True for a status that says that the pod is over.
+pub(crate) fn is_final(status: &Value) -> bool {
+    matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"))
 }
 
 /// True when every container ended and none runs again: then sidecars and sandbox go.

@@ -213,7 +213,8 @@ impl World {
 fn object(container: Value) -> Value {
     let mut whole = json!({"name": "c", "image": "a:1", "command": ["/x"], "imagePullPolicy": "IfNotPresent"});
     whole.as_object_mut().unwrap().extend(container.as_object().unwrap().clone());
-    json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": {"containers": [whole]}})
+    let meta = json!({"name": "p", "namespace": "n", "uid": "u"});
+    json!({"metadata": meta, "spec": {"containers": [whole]}, "status": {"phase": "Pending"}})
 }
 
 fn deleted(object: &Value, grace_s: i64) -> Message {
@@ -309,6 +310,31 @@ async fn a_readiness_probe_decides_and_a_hook_runs() {
         api.statuses.last().map(|status| status["containerStatuses"][0]["ready"].clone()).unwrap_or_default()
     };
     world.until(&handle, |world| ready(world) == true).await;
+}
+
+#[tokio::test]
+async fn a_restarted_agent_takes_no_pod_out_of_its_services() {
+    let world = World::new("ready", FakeRuntime::default());
+    let object = object(json!({"readinessProbe": {"exec": {"command": ["t"]}, "initialDelaySeconds": 2_000_000_000}}));
+    let first = world.pod(&object);
+    world.until(&first, |world| world.phase() == "Running").await;
+    first.task.abort();
+    let mut told = object.clone();
+    told["status"] = world.api.lock().unwrap().statuses.last().unwrap().clone();
+    assert_eq!(told["status"]["containerStatuses"][0]["ready"], false, "nobody has probed it yet");
+    told["status"]["containerStatuses"][0]["ready"] = json!(true);
+    world.api.lock().unwrap().statuses.clear();
+
+    // From the checkpoint, which holds no status: nothing is said before the API has told what it knows.
+    let mut kept = object.clone();
+    kept.as_object_mut().unwrap().remove("status");
+    let second = world.pod(&kept);
+    world.until(&second, |world| !world.board.table.pods().is_empty()).await;
+    assert_eq!(world.api.lock().unwrap().statuses, Vec::<Value>::new());
+    second.sender.send(Message::Desired(Object::from(&told))).await.unwrap();
+    world.until(&second, |world| world.phase() == "Running").await;
+    let statuses = world.api.lock().unwrap().statuses.clone();
+    assert!(statuses.iter().all(|status| status["containerStatuses"][0]["ready"] == true), "{statuses:#?}");
 }
 
 #[tokio::test]
