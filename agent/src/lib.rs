@@ -26,6 +26,7 @@ pub mod local;
 pub mod netlink;
 pub mod network;
 pub mod node;
+pub mod os;
 pub mod platform;
 pub mod pods;
 pub mod probes;
