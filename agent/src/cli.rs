@@ -7,7 +7,9 @@ pub(crate) mod demo;
 pub(crate) mod down;
 pub(crate) mod hello;
 pub(crate) mod image;
+pub(crate) mod init;
 pub(crate) mod logs;
+pub(crate) mod slot;
 pub(crate) mod snapshot;
 pub(crate) mod store;
 pub(crate) mod token;
@@ -32,7 +34,9 @@ bramble - Kubernetes for small boards
   bramble image        import FILE [NAME] | list | rm NAME
   bramble store        rotate: new keys for what is sealed at rest
                        salvage FILE: what is whole of a damaged store, into a new one
-  bramble logs         NAMESPACE/POD[/CONTAINER], without the controller
+  bramble logs         NAMESPACE/POD[/CONTAINER], without the controller; without words: of a flashed board itself
+  bramble slot         status | install FILE | confirm: the two systems of a flashed board   [--card DEVICE]
+  bramble reboot       stop pods first, then start a flashed board again; `bramble poweroff` leaves it off
 
 Options that most of them take
   --data-dir DIR            what survives a reboot          (default /var/lib/bramble)
@@ -76,8 +80,17 @@ pub(crate) enum Command {
     Image(ImageVerb),
     /// The controller's store.
     Store(StoreVerb),
-    /// A container's log, read on the board.
-    Logs(String),
+    /// A container's log, read on the board; none is the board's own.
+    Logs(Option<String>),
+    /// The two systems of a flashed board.
+    Slot(SlotVerb),
+    /// Process 1 of a flashed board.
+    Init,
+    /// The orderly end of a flashed board; with `off` it does not start again.
+    Reboot {
+        /// Power off.
+        off: bool,
+    },
     /// Applies the demonstration to a running cluster; `up --demo` calls it.
     Demo,
     /// The demonstration's own container.
@@ -129,6 +142,17 @@ pub(crate) enum ImageVerb {
     Remove(String),
 }
 
+/// `bramble slot ...`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SlotVerb {
+    /// Which system runs, and which boots next.
+    Status,
+    /// Write an update into the other one, to be booted once.
+    Install(PathBuf),
+    /// The running one boots from now on.
+    Confirm,
+}
+
 /// `bramble store ...`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum StoreVerb {
@@ -173,6 +197,8 @@ pub(crate) struct Options {
     pub(crate) resolv_conf: PathBuf,
     /// Port of the kubelet's HTTP server.
     pub(crate) kubelet_port: u16,
+    /// The card of a flashed board, where it is not the one that was booted.
+    pub(crate) card: Option<PathBuf>,
     /// Deploy the demonstration after start.
     pub(crate) demo: bool,
     /// End when the parent process ends; the supervisor asks its children for it.
@@ -198,6 +224,7 @@ impl Default for Options {
             insecure_registries: Vec::new(),
             resolv_conf: "/etc/resolv.conf".into(),
             kubelet_port: 10250,
+            card: None,
             demo: false,
             die_with_parent: false,
         }
@@ -248,6 +275,7 @@ fn option(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Res
         "encryption-provider-config" => options.encryption_provider_config = Some(parser.value()?.into()),
         "insecure-registry" => options.insecure_registries.push(parser.value()?.string()?),
         "resolv-conf" => options.resolv_conf = parser.value()?.into(),
+        "card" => options.card = Some(parser.value()?.into()),
         "kubelet-port" => options.kubelet_port = parser.value()?.parse()?,
         unknown => return Err(format!("unknown option --{unknown}; `bramble --help` lists them").into()),
     }
@@ -280,7 +308,14 @@ fn command(words: &[String], purge: bool, port: u16) -> Result<Command, lexopt::
         ["image", "list"] => Command::Image(ImageVerb::List),
         ["image", "rm", name] => Command::Image(ImageVerb::Remove((*name).to_owned())),
         ["store", "salvage", to] => Command::Store(StoreVerb::Salvage(to.into())),
-        ["logs", target] => Command::Logs((*target).to_owned()),
+        ["logs"] => Command::Logs(None),
+        ["logs", target] => Command::Logs(Some((*target).to_owned())),
+        ["slot", "status"] => Command::Slot(SlotVerb::Status),
+        ["slot", "install", file] => Command::Slot(SlotVerb::Install(file.into())),
+        ["slot", "confirm"] => Command::Slot(SlotVerb::Confirm),
+        ["init"] => Command::Init,
+        ["reboot"] => Command::Reboot { off: false },
+        ["poweroff"] => Command::Reboot { off: true },
         other => return Err(format!("`bramble {}` is no command; `bramble --help` lists them", other.join(" ")).into()),
     })
 }

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
 
 /// Log lines go to standard error, so that standard output belongs to what a verb answers.
 fn start_logging(command: &Command) {
-    let daemon = matches!(command, Command::Up | Command::Controller | Command::Agent);
+    let daemon = matches!(command, Command::Up | Command::Controller | Command::Agent | Command::Init);
     let fallback = if daemon { LevelFilter::INFO } else { LevelFilter::WARN };
     let level = std::env::var("BRAMBLE_LOG").ok().and_then(|level| level.parse().ok()).unwrap_or(fallback);
     tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).init();
@@ -50,7 +50,11 @@ fn dispatch(command: Command, options: &cli::Options) -> anyhow::Result<ExitCode
         Command::Snapshot(verb) => cli::snapshot::snapshot(verb, options),
         Command::Store(verb) => cli::store::store(verb, options),
         Command::Image(verb) => cli::image::image(verb, options),
-        Command::Logs(target) => cli::logs::logs(&target, options),
+        Command::Logs(Some(target)) => cli::logs::logs(&target, options),
+        Command::Logs(None) => cli::logs::own(options),
+        Command::Slot(verb) => cli::slot::slot(verb, options),
+        Command::Init => cli::init::init(),
+        Command::Reboot { off } => cli::init::reboot(off),
         Command::Demo => cli::demo::demo(options),
         Command::Hello { port } => cli::hello::hello(port),
         Command::Help => {

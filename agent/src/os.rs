@@ -13,6 +13,18 @@
 //! did not understand.
 
 pub mod card;
+pub mod clock;
 pub mod config;
+pub mod dhcp;
+pub mod disk;
+pub mod init;
 pub mod install;
+pub mod kernel;
+pub mod modules;
+pub mod net;
+pub mod ring;
 pub mod slots;
+pub mod stage1;
+pub mod status;
+pub mod swap;
+pub mod watchdog;

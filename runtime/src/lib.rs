@@ -48,4 +48,4 @@ pub use layout::Layout;
 pub use runtime::{Events, Runtime, new_id};
 pub use session::{ExitStatus, Session};
 pub use status::{ContainerState, ContainerStatus, EventKind, RuntimeEvent, SandboxStatus, Stats, SweepReport};
-pub use verbs::helper_main;
+pub use verbs::{SHIM as SHIM_VERB, helper_main};

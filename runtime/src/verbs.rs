@@ -9,7 +9,8 @@ mod trace;
 use std::{ffi::OsString, process::ExitCode};
 
 /// Makes a sandbox's namespaces and its shim, or a new shim alone.
-pub(crate) const SHIM: &str = "shim";
+/// The verb of shims, by which they are told from other processes of the binary.
+pub const SHIM: &str = "shim";
 /// Makes and starts a container.
 pub(crate) const CONTAINER_START: &str = "container-start";
 /// Makes a further process in a container.

@@ -1,4 +1,5 @@
-//! Shell: `bramble logs NAMESPACE/POD[/CONTAINER]`: a container's log, read on the board, controller or not.
+//! Shell: `bramble logs NAMESPACE/POD[/CONTAINER]`: a container's log, read on the board, controller or not; and what a
+//! flashed board itself has said.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -32,6 +33,22 @@ pub(crate) fn logs(target: &str, options: &Options) -> anyhow::Result<ExitCode> 
         if !partial {
             out.write_all(b"\n")?;
         }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What process 1 of a flashed board keeps in memory.
+pub(crate) fn own(options: &Options) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    let mut found = false;
+    for path in bramble_agent::os::ring::files(&options.run_dir) {
+        if let Ok(mut file) = File::open(&path) {
+            found = true;
+            std::io::copy(&mut file, &mut out)?;
+        }
+    }
+    if !found {
+        bail!("only a flashed board keeps its own lines; elsewhere say NAMESPACE/POD, or ask the service manager");
     }
     Ok(ExitCode::SUCCESS)
 }

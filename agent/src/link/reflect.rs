@@ -296,11 +296,16 @@ pub(crate) fn escape(value: &str) -> String {
 
 /// A number in 0..1 for jitter.
 pub(crate) fn random() -> f64 {
+    f64::from(random_number()) / f64::from(u32::MAX)
+}
+
+/// Where the system has no randomness (yet), half of all.
+pub(crate) fn random_number() -> u32 {
     use ring::rand::SecureRandom;
     let mut bytes = [0_u8; 4];
     match ring::rand::SystemRandom::new().fill(&mut bytes) {
-        Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
-        Err(_) => 0.5,
+        Ok(()) => u32::from_le_bytes(bytes),
+        Err(_) => u32::MAX / 2,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Pure: rtnetlink (linux/rtnetlink.h, if_link.h, if_addr.h, neighbour.h): links, addresses, routes, neighbours.
 
 use super::wire::{ACK, Batch, CREATE, DUMP, EXCLUSIVE, REPLACE, Writer, attribute, text};
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 
 pub(crate) const NEW_LINK: u16 = 16;
 pub(crate) const DELETE_LINK: u16 = 17;
@@ -101,6 +101,23 @@ pub(crate) enum Scope {
 /// Adds a single address (/32 or /128), at once usable.
 pub(crate) fn add_address(batch: &mut Batch, index: u32, ip: IpAddr, scope: Scope) {
     batch.message(NEW_ADDRESS, ACK | CREATE | REPLACE, |m| address_body(m, index, ip, scope));
+}
+
+/// Adds an IPv4 address of a network, for so many seconds where it is not for ever; the kernel takes it away then.
+pub(crate) fn add_network_address(batch: &mut Batch, index: u32, ip: Ipv4Addr, prefix: u8, seconds: Option<u32>) {
+    batch.message(NEW_ADDRESS, ACK | CREATE | REPLACE, |m| {
+        let mut header = vec![family(ip.into()), prefix, 0, SCOPE_UNIVERSE];
+        header.extend(index.to_ne_bytes());
+        m.raw(&header);
+        m.attr(2, &ip.octets());
+        m.attr(1, &ip.octets());
+        let broadcast = ip.to_bits() | u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
+        m.attr(4, &broadcast.to_be_bytes());
+        let lifetime = seconds.unwrap_or(u32::MAX);
+        // struct ifa_cacheinfo: preferred, valid, and two times that the kernel fills in.
+        let times = [lifetime, lifetime, 0, 0].map(u32::to_ne_bytes);
+        m.attr(6, &times.concat());
+    });
 }
 
 pub(crate) fn delete_address(batch: &mut Batch, index: u32, ip: IpAddr) {

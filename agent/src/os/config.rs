@@ -25,7 +25,7 @@ pub enum Role {
 }
 
 /// The whole file. Everything may be left out.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
     /// `up`, `controller` or `agent`.
@@ -38,6 +38,21 @@ pub struct Config {
     pub network: Network,
     /// Where images come from.
     pub registries: Registries,
+    /// Whether the board is reset when it hangs.
+    pub watchdog: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            role: Role::default(),
+            node_name: None,
+            controller: Controller::default(),
+            network: Network::default(),
+            registries: Registries::default(),
+            watchdog: true,
+        }
+    }
 }
 
 /// Where an agent's controller is, and how it joins.

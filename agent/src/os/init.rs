@@ -1,0 +1,474 @@
+//! Shell: process 1 of a board: mounts, network, the daemons watched over, an orderly end.
+//!
+//! ```text
+//! mounts -> bramble.toml -> data partition -> clock -> modules, swap, network -> daemons -> "ready": slot confirmed
+//!                                                       TERM: reset    USR2: power off    INT (keys): reset
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::system::RebootCommand;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{ChildStderr, ChildStdout};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
+
+use super::card::{DATA_PARTITION, FIRMWARE_PARTITION, read_state, write_state};
+use super::config::{self, Config, Mistake, Role};
+use super::disk::Disk;
+use super::ring::Ring;
+use super::slots::Slot;
+use super::status::Status;
+use super::{clock, kernel, modules, net, swap, watchdog};
+
+/// The data partition.
+const DATA: &str = "/data";
+/// The firmware's partition, mounted only while it is read or written.
+const FIRMWARE: &str = "/firmware";
+/// The daemons' run directory.
+const RUN: &str = "/run/bramble";
+/// Before a daemon that ended is started again.
+const RESTART_PAUSE: Duration = Duration::from_secs(2);
+/// A system on trial that has not become ready by then is not good: the board is reset, and the other slot boots.
+const TRIAL: Duration = Duration::from_secs(600);
+/// A confirmed system is taken for good again when its daemons have lived so long, controller or not.
+const SETTLED: Duration = Duration::from_secs(30);
+/// How long everything may take to end, before it is killed.
+const END_PATIENCE: Duration = Duration::from_secs(25);
+
+/// Never returns.
+pub fn run() -> ! {
+    let end = match start() {
+        Ok(end) => end,
+        Err(error) => {
+            eprintln!("bramble: the board does not start: {error}");
+            std::thread::sleep(RESTART_PAUSE);
+            End::Restart
+        }
+    };
+    finish(end)
+}
+
+/// How it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Restart,
+    PowerOff,
+}
+
+fn start() -> io::Result<End> {
+    mount_kernel_views()?;
+    let line = fs::read_to_string("/proc/cmdline")?;
+    let disk = Disk::wait()?;
+    let (config, mistakes) = read_config(&disk);
+    for mistake in &mistakes {
+        eprintln!("bramble: {mistake}");
+    }
+    let node_name = config.node_name.clone().unwrap_or_else(|| config::default_name(&serial()));
+    rustix::system::sethostname(node_name.as_bytes())?;
+    if let Err(error) = mount_data(&disk) {
+        eprintln!("bramble: the data partition: {error}; what is kept now is lost with the power");
+    }
+    if let Err(error) = clock::set_floor(Path::new(DATA)) {
+        eprintln!("bramble: the clock: {error}");
+    }
+    let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    for refused in modules::load_for_devices(&Path::new("/lib/modules").join(kernel)) {
+        eprintln!("bramble: module {refused}");
+    }
+    for refused in modules::load_list(Path::new("/lib/modules/always")) {
+        eprintln!("bramble: module {refused}");
+    }
+    if let Err(error) = swap::start() {
+        eprintln!("bramble: compressed swap: {error}");
+    }
+    let status = Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        slot: Slot::of_command_line(&line),
+        node_name,
+        state: "starting".to_owned(),
+        mistakes,
+    };
+    let mut board = Board { disk, config, status, ring: Ring::open(Path::new(RUN))? };
+    board.tell_status();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(board.live())
+}
+
+/// Everything that a container runtime expects of a system.
+fn mount_kernel_views() -> io::Result<()> {
+    let plain = MountFlags::NOSUID | MountFlags::NODEV;
+    mount("tmpfs", "/run", "tmpfs", plain, Some(c"mode=0755,size=25%"))?;
+    mount("tmpfs", "/tmp", "tmpfs", plain, Some(c"mode=1777,size=25%"))?;
+    for (kind, at, options) in
+        [("devpts", "/dev/pts", c"ptmxmode=0666,mode=0620"), ("tmpfs", "/dev/shm", c"mode=1777"), ("mqueue", "/dev/mqueue", c"")]
+    {
+        fs::create_dir_all(at)?;
+        mount(kind, at, kind, MountFlags::NOSUID | MountFlags::NOEXEC, Some(options))?;
+    }
+    mount("cgroup2", "/sys/fs/cgroup", "cgroup2", plain | MountFlags::NOEXEC, None)?;
+    // Processes that are none of a pod's may stay in the root only because it delegates to pods.
+    let all = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers")?;
+    for controller in all.split_whitespace() {
+        if let Err(error) = fs::write("/sys/fs/cgroup/cgroup.subtree_control", format!("+{controller}")) {
+            eprintln!("bramble: cgroup controller {controller}: {error}");
+        }
+    }
+    fs::create_dir_all(RUN)?;
+    // Mounts of containers appear nowhere else.
+    rustix::mount::mount_change("/", rustix::mount::MountPropagationFlags::SHARED | rustix::mount::MountPropagationFlags::REC)?;
+    Ok(())
+}
+
+fn with_firmware<T>(disk: &Disk, flags: MountFlags, work: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    let device = disk.partition(FIRMWARE_PARTITION)?;
+    let flags = flags | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
+    mount(&device, FIRMWARE, "vfat", flags, Some(c"umask=0077"))?;
+    let result = work(Path::new(FIRMWARE));
+    unmount(FIRMWARE, UnmountFlags::empty())?;
+    result
+}
+
+fn read_config(disk: &Disk) -> (Config, Vec<Mistake>) {
+    use io::Read;
+    let read = |folder: &Path| {
+        let mut bytes = Vec::new();
+        let file = fs::File::open(folder.join("bramble.toml"))?;
+        file.take(config::FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    match with_firmware(disk, MountFlags::RDONLY, read) {
+        Ok(bytes) => config::parse(&bytes),
+        Err(error) => {
+            let message = format!("it cannot be read: {error}");
+            let cure = "put the file back on the card's first partition; until then this is a board of its own".to_owned();
+            (Config::default(), vec![Mistake { line: 0, message, cure }])
+        }
+    }
+}
+
+/// The serial number that the firmware tells; else the first wire's address.
+fn serial() -> String {
+    let told = fs::read_to_string("/proc/device-tree/serial-number").unwrap_or_default();
+    if !told.trim_matches('\0').is_empty() {
+        return told;
+    }
+    let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    let mut addresses: Vec<String> = entries
+        .filter(|entry| entry.path().join("device").exists())
+        .filter_map(|entry| fs::read_to_string(entry.path().join("address")).ok())
+        .collect();
+    addresses.sort();
+    addresses.into_iter().next().unwrap_or_default()
+}
+
+fn mount_data(disk: &Disk) -> io::Result<()> {
+    let grown = disk.grow_data()?;
+    let device = disk.partition(DATA_PARTITION)?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME;
+    // The rarer the journal is written the longer a card lives; what must not be lost is flushed by who writes it.
+    mount(&device, DATA, "ext4", flags, Some(c"errors=continue,commit=30"))?;
+    let bytes = kernel::device_bytes(&fs::File::open(&device)?)?;
+    let stat = rustix::fs::statvfs(DATA)?;
+    if grown || stat.f_blocks * stat.f_frsize < bytes / 10 * 8 {
+        kernel::grow_ext4(&fs::File::open(DATA)?, bytes / stat.f_frsize)?;
+    }
+    fs::create_dir_all(Path::new(DATA).join("bramble"))
+}
+
+struct Board {
+    disk: Disk,
+    config: Config,
+    status: Status,
+    ring: Ring,
+}
+
+impl Board {
+    fn tell_status(&self) {
+        let written = with_firmware(&self.disk, MountFlags::SYNCHRONOUS, |folder| self.status.write(folder, &now()));
+        if let Err(error) = written {
+            eprintln!("bramble: {}: {error}", super::status::NAME);
+        }
+    }
+
+    fn say(&mut self, line: &[u8]) {
+        eprintln!("{}", String::from_utf8_lossy(line));
+        if let Err(error) = self.ring.line(&now(), line) {
+            eprintln!("bramble: keeping lines: {error}");
+        }
+    }
+
+    /// Watches over the daemons until somebody asks for the end.
+    async fn live(&mut self) -> io::Result<End> {
+        let (mut restart, mut off) = (signal(SignalKind::terminate())?, signal(SignalKind::user_defined2())?);
+        let (mut keys, mut children) = (signal(SignalKind::interrupt())?, signal(SignalKind::child())?);
+        let (send, mut lines) = mpsc::channel(256);
+        let network = tokio::spawn(net::run(self.config.network.clone(), self.status.node_name.clone()));
+        let dog = self.config.watchdog.then(|| tokio::spawn(watchdog::run()));
+        let mut daemon = self.start_daemon(&send)?;
+        let trial = self.is_trial();
+        let mut judged = Some(Instant::now() + if trial { TRIAL } else { SETTLED });
+        let end = loop {
+            let at = judged.unwrap_or_else(Instant::now);
+            tokio::select! {
+                _ = restart.recv() => break End::Restart,
+                _ = keys.recv() => break End::Restart,
+                _ = off.recv() => break End::PowerOff,
+                _ = children.recv() => {
+                    let Some(how) = reap(Some(daemon)) else { continue };
+                    self.say(format!("bramble: the daemon ended ({how}); it starts again").as_bytes());
+                    tokio::time::sleep(RESTART_PAUSE).await;
+                    daemon = self.start_daemon(&send)?;
+                    // Only a life without an end is taken for good.
+                    if !trial {
+                        judged = judged.map(|_| Instant::now() + SETTLED);
+                    }
+                }
+                Some(line) = lines.recv() => {
+                    self.say(&line);
+                    if is_ready(&line) && judged.take().is_some() {
+                        self.confirm("ready");
+                    }
+                }
+                () = sleep_until(at), if judged.is_some() => {
+                    judged = None;
+                    if trial {
+                        self.say(b"bramble: this system was on trial and did not become ready; the former one boots again");
+                        break End::Restart;
+                    }
+                    self.confirm("running, not (yet) in touch with its controller");
+                }
+            }
+        };
+        self.say(b"bramble: stopping pods and daemons");
+        network.abort();
+        stop(daemon).await;
+        end_all().await;
+        // Last: it covers a hang up to here.
+        if let Some(dog) = dog {
+            dog.abort();
+            let _ = dog.await;
+        }
+        Ok(end)
+    }
+
+    fn is_trial(&self) -> bool {
+        let slot = self.status.slot;
+        let read = || read_state(&mut self.disk.open()?);
+        match (slot, read()) {
+            (Some(slot), Ok(state)) => state.is_trial(slot),
+            (_, Err(error)) => {
+                eprintln!("bramble: the boot state: {error}");
+                false
+            }
+            (None, _) => false,
+        }
+    }
+
+    /// This slot boots from now on.
+    fn confirm(&mut self, state: &str) {
+        if let Some(slot) = self.status.slot {
+            let confirmed = || {
+                let mut card = self.disk.open()?;
+                let mut state = read_state(&mut card)?;
+                if !state.is_confirmed(slot) {
+                    state.confirm(slot);
+                    write_state(&mut card, &state)?;
+                }
+                Ok::<_, io::Error>(())
+            };
+            let told = match confirmed() {
+                Ok(()) => format!("bramble: slot {slot} is confirmed; {}", uptime()),
+                Err(error) => format!("bramble: slot {slot} is not confirmed: {error}"),
+            };
+            self.say(told.as_bytes());
+        }
+        state.clone_into(&mut self.status.state);
+        self.tell_status();
+        let _ = clock::mark(Path::new(DATA));
+    }
+
+    fn start_daemon(&self, lines: &mpsc::Sender<Vec<u8>>) -> io::Result<Pid> {
+        let mut command = Command::new("/proc/self/exe");
+        command.args(self.arguments()?).current_dir("/").env_clear().envs(BTreeMap::from([("PATH", "/bin")]));
+        if let Ok(level) = std::env::var("BRAMBLE_LOG") {
+            command.env("BRAMBLE_LOG", level);
+        }
+        let mut daemon = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        if let Some(stdout) = daemon.stdout.take() {
+            forward(ChildStdout::from_std(stdout)?, lines);
+        }
+        if let Some(stderr) = daemon.stderr.take() {
+            forward(ChildStderr::from_std(stderr)?, lines);
+        }
+        // It is waited for with all others, by `reap`.
+        Ok(Pid::from_child(&daemon))
+    }
+
+    /// What the role asks for. Secrets go through a file that only root reads.
+    fn arguments(&self) -> io::Result<Vec<String>> {
+        let config = &self.config;
+        let controller = &config.controller;
+        // Without an address there is nobody to work for; a board of its own is of more use.
+        let role = match config.role {
+            Role::Agent if controller.address.is_none() => Role::Up,
+            role => role,
+        };
+        let verb = match role {
+            Role::Up => "up",
+            Role::Controller => "controller",
+            Role::Agent => "agent",
+        };
+        let data = format!("{DATA}/bramble");
+        let mut words: Vec<String> = vec![verb.into()];
+        let mut option = |name: &str, value: &str| words.extend([name.to_owned(), value.to_owned()]);
+        option("--data-dir", &data);
+        option("--run-dir", RUN);
+        option("--node-name", &self.status.node_name);
+        if role != Role::Controller {
+            for registry in &config.registries.insecure {
+                option("--insecure-registry", registry);
+            }
+        }
+        if let (Role::Agent, Some(address)) = (role, &controller.address) {
+            option("--server", address);
+            if let (Some(token), Some(pin)) = (&controller.token, &controller.ca_pin) {
+                let file = join_file(token, pin)?;
+                option("--join-file", &file.to_string_lossy());
+            }
+        }
+        Ok(words)
+    }
+}
+
+fn join_file(token: &str, pin: &str) -> io::Result<PathBuf> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = Path::new("/run/bramble-join");
+    let mut file = fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    writeln!(file, "{token}\n{pin}")?;
+    Ok(path.to_owned())
+}
+
+/// What `up` and `agent` say when all of them runs.
+fn is_ready(line: &[u8]) -> bool {
+    line.starts_with(b"bramble: up.") || line.starts_with(b"ready; the node is registered") || line.starts_with(b"ready; kubeconfig")
+}
+
+fn forward(stream: impl AsyncRead + Unpin + Send + 'static, lines: &mpsc::Sender<Vec<u8>>) {
+    let lines = lines.clone();
+    tokio::spawn(async move {
+        let mut stream = BufReader::new(stream);
+        let mut line = Vec::new();
+        while stream.read_until(b'\n', &mut line).await.is_ok_and(|length| length > 0) {
+            line.truncate(line.trim_ascii_end().len());
+            if lines.send(std::mem::take(&mut line)).await.is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// Buries children and orphans; tells how the daemon ended, if it was among them.
+fn reap(daemon: Option<Pid>) -> Option<String> {
+    let mut told = None;
+    while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
+        if Some(pid) == daemon {
+            told = Some(match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => format!("exit status {code}"),
+                (None, signal) => format!("signal {}", signal.unwrap_or_default()),
+            });
+        }
+    }
+    told
+}
+
+/// The supervisor ends its daemons in order; containers go on until then.
+async fn stop(daemon: Pid) {
+    let _ = kill_process(daemon, Signal::TERM);
+    let deadline = Instant::now() + END_PATIENCE;
+    while reap(Some(daemon)).is_none() && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Asks every process to end, and kills what has not by then.
+async fn end_all() {
+    for (ask, patience) in [(Signal::TERM, END_PATIENCE), (Signal::KILL, Duration::from_secs(2))] {
+        let deadline = Instant::now() + patience;
+        for pid in processes() {
+            let _ = kill_process(pid, ask);
+        }
+        while !processes().is_empty() && Instant::now() < deadline {
+            let _ = reap(None);
+            // Nothing tells of the end of other people's children.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// Processes of programs: the kernel's own have no memory, shims end with their containers.
+fn processes() -> Vec<Pid> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let of_program = |pid: &i32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        *pid > 1 && !line.is_empty() && !is_shim(&line)
+    };
+    pids.filter(of_program).filter_map(Pid::from_raw).collect()
+}
+
+fn is_shim(command_line: &[u8]) -> bool {
+    command_line.split(|byte| *byte == 0).nth(1) == Some(bramble_runtime::SHIM_VERB.as_bytes())
+}
+
+fn finish(end: End) -> ! {
+    let _ = clock::mark(Path::new(DATA));
+    rustix::fs::sync();
+    let _ = unmount(DATA, UnmountFlags::empty());
+    // Where something still holds it.
+    let _ = rustix::mount::mount_remount(DATA, MountFlags::RDONLY, c"");
+    rustix::fs::sync();
+    let command = if end == End::PowerOff { RebootCommand::PowerOff } else { RebootCommand::Restart };
+    let _ = rustix::system::reboot(command);
+    // A board without a switch of its own stands still until it is unplugged.
+    loop {
+        std::thread::park();
+    }
+}
+
+fn uptime() -> String {
+    let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    format!("{} s after the kernel's start", text.split(' ').next().unwrap_or("?"))
+}
+
+fn now() -> String {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    crate::pods::time::rfc3339(i64::try_from(since.as_millis()).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readiness_is_what_the_daemons_say() {
+        assert!(is_ready(b"bramble: up. export KUBECONFIG=/x") && is_ready(b"ready; the node is registered"));
+        assert!(!is_ready(b"bramble: upside down") && !is_ready(b""));
+    }
+
+    #[test]
+    fn shims_are_told_from_programs() {
+        let verb = bramble_runtime::SHIM_VERB;
+        assert!(is_shim(format!("/proc/self/exe\0{verb}\0/run/x\0").as_bytes()));
+        assert!(!is_shim(b"bramble\0agent\0"));
+    }
+}
