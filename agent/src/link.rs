@@ -28,8 +28,8 @@ pub(crate) use connection::unverified_tls;
 pub use connection::{Connection, Endpoint, Identity, Look, Trust};
 pub use error::LinkError;
 pub use object::Object;
-pub(crate) use reflect::{random, random_number};
 pub use reflect::{Delta, Interest, Reflection};
+pub(crate) use reflect::{random, random_number};
 pub use verifier::{Pin as KeyPin, spki_pin};
 
 /// The body of an answer.

@@ -24,7 +24,8 @@ pub(crate) fn slot(verb: SlotVerb, options: &Options) -> anyhow::Result<ExitCode
             let next = next.boot();
             for slot in [Slot::A, Slot::B] {
                 let runs = running.as_ref().is_ok_and(|running| *running == slot);
-                let words = [(runs, "running"), (next == slot, "boots next"), (runs && state.is_trial(slot), "on trial")];
+                let words =
+                    [(runs, "running"), (next == slot, "boots next"), (runs && state.is_trial(slot), "on trial")];
                 let words: Vec<&str> = words.iter().filter(|(holds, _)| *holds).map(|(_, word)| *word).collect();
                 println!("{slot}     {:<13}  {}", state.left(slot), words.join(", "));
             }

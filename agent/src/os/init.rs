@@ -108,9 +108,11 @@ fn mount_kernel_views() -> io::Result<()> {
     let plain = MountFlags::NOSUID | MountFlags::NODEV;
     mount("tmpfs", "/run", "tmpfs", plain, Some(c"mode=0755,size=25%"))?;
     mount("tmpfs", "/tmp", "tmpfs", plain, Some(c"mode=1777,size=25%"))?;
-    for (kind, at, options) in
-        [("devpts", "/dev/pts", c"ptmxmode=0666,mode=0620"), ("tmpfs", "/dev/shm", c"mode=1777"), ("mqueue", "/dev/mqueue", c"")]
-    {
+    for (kind, at, options) in [
+        ("devpts", "/dev/pts", c"ptmxmode=0666,mode=0620"),
+        ("tmpfs", "/dev/shm", c"mode=1777"),
+        ("mqueue", "/dev/mqueue", c""),
+    ] {
         fs::create_dir_all(at)?;
         mount(kind, at, kind, MountFlags::NOSUID | MountFlags::NOEXEC, Some(options))?;
     }
@@ -124,7 +126,10 @@ fn mount_kernel_views() -> io::Result<()> {
     }
     fs::create_dir_all(RUN)?;
     // Mounts of containers appear nowhere else.
-    rustix::mount::mount_change("/", rustix::mount::MountPropagationFlags::SHARED | rustix::mount::MountPropagationFlags::REC)?;
+    rustix::mount::mount_change(
+        "/",
+        rustix::mount::MountPropagationFlags::SHARED | rustix::mount::MountPropagationFlags::REC,
+    )?;
     Ok(())
 }
 
@@ -149,7 +154,8 @@ fn read_config(disk: &Disk) -> (Config, Vec<Mistake>) {
         Ok(bytes) => config::parse(&bytes),
         Err(error) => {
             let message = format!("it cannot be read: {error}");
-            let cure = "put the file back on the card's first partition; until then this is a board of its own".to_owned();
+            let cure =
+                "put the file back on the card's first partition; until then this is a board of its own".to_owned();
             (Config::default(), vec![Mistake { line: 0, message, cure }])
         }
     }
@@ -360,7 +366,9 @@ fn join_file(token: &str, pin: &str) -> io::Result<PathBuf> {
 
 /// What `up` and `agent` say when all of them runs.
 fn is_ready(line: &[u8]) -> bool {
-    line.starts_with(b"bramble: up.") || line.starts_with(b"ready; the node is registered") || line.starts_with(b"ready; kubeconfig")
+    line.starts_with(b"bramble: up.")
+        || line.starts_with(b"ready; the node is registered")
+        || line.starts_with(b"ready; kubeconfig")
 }
 
 fn forward(stream: impl AsyncRead + Unpin + Send + 'static, lines: &mpsc::Sender<Vec<u8>>) {

@@ -72,7 +72,8 @@ mod tests {
         let lines: Vec<&str> = texts.iter().flat_map(|text| text.lines()).collect();
         assert!((64..130).contains(&lines.len()), "{}", lines.len());
         assert!(lines[lines.len() - 2].starts_with("now 299 xx") && lines.last() == Some(&"later again"));
-        let numbers: Vec<usize> = lines[..lines.len() - 1].iter().map(|it| it.split(' ').nth(1).unwrap().parse().unwrap()).collect();
+        let numbers: Vec<usize> =
+            lines[..lines.len() - 1].iter().map(|it| it.split(' ').nth(1).unwrap().parse().unwrap()).collect();
         assert!(numbers.windows(2).all(|two| two[0] + 1 == two[1]));
         fs::remove_dir_all(&dir).unwrap();
     }

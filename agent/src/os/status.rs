@@ -73,7 +73,10 @@ mod tests {
         status.write(&dir, "now").unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text.len(), 4096);
-        assert!(text.contains("slot     B\r\n") && text.contains("bramble.toml, line 3: what\r\n  cure: how"), "{text}");
+        assert!(
+            text.contains("slot     B\r\n") && text.contains("bramble.toml, line 3: what\r\n  cure: how"),
+            "{text}"
+        );
         assert!(!text.contains('x'));
         std::fs::remove_dir_all(&dir).unwrap();
     }

@@ -19,7 +19,8 @@ const SHARE: u64 = 2;
 pub fn start() -> io::Result<()> {
     let page = rustix::param::page_size();
     let text = fs::read_to_string("/proc/meminfo")?;
-    let kilobytes = text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
+    let kilobytes =
+        text.lines().find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok());
     let bytes: u64 = kilobytes.map_or(0, |kilobytes: u64| kilobytes * 1024 / SHARE);
     let pages = bytes / page as u64;
     fs::write(SIZE, (pages * page as u64).to_string())?;
