@@ -32,6 +32,8 @@ bramble - Kubernetes for small boards
   bramble token        create | list | revoke ID
   bramble snapshot     save FILE | inspect FILE | restore FILE   of the store
   bramble image        import FILE [NAME] | list | rm NAME
+                       customise CARD.img [--config FILE] [--add FILE]...: its bramble.toml, manifests, archives
+                       flash CARD.img[.zst] DEVICE: writes and verifies a card, in this computer
   bramble store        rotate: new keys for what is sealed at rest
                        salvage FILE: what is whole of a damaged store, into a new one
   bramble logs         NAMESPACE/POD[/CONTAINER], without the controller; without words: of a flashed board itself
@@ -140,6 +142,15 @@ pub(crate) enum ImageVerb {
     List,
     /// Forget one reference.
     Remove(String),
+    /// Edits a card's image; without options prints its `bramble.toml`.
+    Customise(PathBuf),
+    /// Writes a card.
+    Flash {
+        /// The card's image.
+        image: PathBuf,
+        /// The whole disk.
+        device: PathBuf,
+    },
 }
 
 /// `bramble slot ...`.
@@ -199,6 +210,10 @@ pub(crate) struct Options {
     pub(crate) kubelet_port: u16,
     /// The card of a flashed board, where it is not the one that was booted.
     pub(crate) card: Option<PathBuf>,
+    /// `bramble.toml`, or what takes its place in an image.
+    pub(crate) config: Option<PathBuf>,
+    /// Files to put into an image.
+    pub(crate) add: Vec<PathBuf>,
     /// Deploy the demonstration after start.
     pub(crate) demo: bool,
     /// End when the parent process ends; the supervisor asks its children for it.
@@ -225,6 +240,8 @@ impl Default for Options {
             resolv_conf: "/etc/resolv.conf".into(),
             kubelet_port: 10250,
             card: None,
+            config: None,
+            add: Vec::new(),
             demo: false,
             die_with_parent: false,
         }
@@ -275,6 +292,8 @@ fn option(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Res
         "encryption-provider-config" => options.encryption_provider_config = Some(parser.value()?.into()),
         "insecure-registry" => options.insecure_registries.push(parser.value()?.string()?),
         "resolv-conf" => options.resolv_conf = parser.value()?.into(),
+        "config" => options.config = Some(parser.value()?.into()),
+        "add" => options.add.push(parser.value()?.into()),
         "card" => options.card = Some(parser.value()?.into()),
         "kubelet-port" => options.kubelet_port = parser.value()?.parse()?,
         unknown => return Err(format!("unknown option --{unknown}; `bramble --help` lists them").into()),
@@ -306,6 +325,10 @@ fn command(words: &[String], purge: bool, port: u16) -> Result<Command, lexopt::
             Command::Image(ImageVerb::Import { path: path.into(), name: Some((*name).to_owned()) })
         }
         ["image", "list"] => Command::Image(ImageVerb::List),
+        ["image", "customise", image] => Command::Image(ImageVerb::Customise(image.into())),
+        ["image", "flash", image, device] => {
+            Command::Image(ImageVerb::Flash { image: image.into(), device: device.into() })
+        }
         ["image", "rm", name] => Command::Image(ImageVerb::Remove((*name).to_owned())),
         ["store", "salvage", to] => Command::Store(StoreVerb::Salvage(to.into())),
         ["logs"] => Command::Logs(None),

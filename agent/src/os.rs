@@ -15,8 +15,11 @@
 pub mod card;
 pub mod clock;
 pub mod config;
+pub mod console;
+pub mod customise;
 pub mod dhcp;
 pub mod disk;
+pub mod flash;
 pub mod init;
 pub mod install;
 pub mod kernel;

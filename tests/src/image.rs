@@ -109,6 +109,23 @@ impl Image {
         Self { layers: vec![base, own], config }
     }
 
+    /// One program of any architecture and nothing else, as `/bramble`, with its arguments.
+    ///
+    /// # Panics
+    /// It cannot be read, or the disk is full.
+    #[must_use]
+    pub fn of_program(program: &Path, arguments: &[&str]) -> Self {
+        let _making = MAKING.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = fs::read(program).expect("the program");
+        let hash = digest(&SHA256, &bytes);
+        let name: String = hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let layer = Layer::kept(&name, |root| {
+            let _ = fs::copy(program, root.join("bramble")).expect("copied");
+        });
+        let entrypoint: Vec<&str> = std::iter::once("/bramble").chain(arguments.iter().copied()).collect();
+        Self { layers: vec![layer], config: json!({"Entrypoint": entrypoint}) }
+    }
+
     /// The same layers under another configuration.
     #[must_use]
     pub fn with_config(&self, config: Value) -> Self {

@@ -13,10 +13,12 @@
 //! | `survival.rs` | `kill -9` of everything at bad moments harms no container and leaves nothing |
 //! | `boards.rs` | several boards: joining, pods and Services across links, pulled plugs |
 //! | `../benches/figures.rs` | nothing: it prints the figures |
+//! | `../src/bin/boot-test.rs` | a card's image boots in an emulator, joins, serves, is updated; run by `images/boot-test` |
 //! | `apps.rs` | images, pods, Services with nginx and Redis from Debian packages |
 
 pub mod board;
 pub mod client;
+pub mod emulator;
 pub mod host;
 pub mod image;
 pub mod kubectl;

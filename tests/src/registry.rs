@@ -81,7 +81,16 @@ impl<'a> Registry<'a> {
     /// The registry refuses.
     #[must_use]
     pub fn push(&self, image: &Image, repository: &str, tag: &str) -> String {
-        let (blobs, manifest) = image.blobs(native(), &self.dir);
+        self.push_for(native(), image, repository, tag)
+    }
+
+    /// The same for another architecture.
+    ///
+    /// # Panics
+    /// The registry refuses.
+    #[must_use]
+    pub fn push_for(&self, architecture: &str, image: &Image, repository: &str, tag: &str) -> String {
+        let (blobs, manifest) = image.blobs(architecture, &self.dir);
         self.put_blobs(repository, &blobs);
         self.put_manifest(repository, tag, MANIFEST_TYPE, &manifest).digest
     }

@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::card::{DATA_PARTITION, FIRMWARE_PARTITION, read_state, write_state};
 use super::config::{self, Config, Mistake, Role};
+use super::console::{self, Consoles};
 use super::disk::Disk;
 use super::ring::Ring;
 use super::slots::Slot;
@@ -41,6 +42,8 @@ const RESTART_PAUSE: Duration = Duration::from_secs(2);
 const TRIAL: Duration = Duration::from_secs(600);
 /// A confirmed system is taken for good again when its daemons have lived so long, controller or not.
 const SETTLED: Duration = Duration::from_secs(30);
+/// Lines that wait to be shown; who writes more waits.
+const WAITING_LINES: usize = 256;
 /// How long everything may take to end, before it is killed.
 const END_PATIENCE: Duration = Duration::from_secs(25);
 
@@ -65,6 +68,7 @@ enum End {
 }
 
 fn start() -> io::Result<End> {
+    Consoles::open().take_standard_streams()?;
     mount_kernel_views()?;
     let line = fs::read_to_string("/proc/cmdline")?;
     let disk = Disk::wait()?;
@@ -97,7 +101,8 @@ fn start() -> io::Result<End> {
         state: "starting".to_owned(),
         mistakes,
     };
-    let mut board = Board { disk, config, status, ring: Ring::open(Path::new(RUN))? };
+    let (ring, consoles) = (Ring::open(Path::new(RUN))?, Consoles::open());
+    let mut board = Board { disk, config, status, ring, consoles };
     board.tell_status();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(board.live())
@@ -195,6 +200,7 @@ struct Board {
     config: Config,
     status: Status,
     ring: Ring,
+    consoles: Consoles,
 }
 
 impl Board {
@@ -205,10 +211,11 @@ impl Board {
         }
     }
 
+    /// To whoever looks now, and to `bramble logs`.
     fn say(&mut self, line: &[u8]) {
-        eprintln!("{}", String::from_utf8_lossy(line));
+        self.consoles.line(line);
         if let Err(error) = self.ring.line(&now(), line) {
-            eprintln!("bramble: keeping lines: {error}");
+            self.consoles.line(format!("bramble: keeping lines: {error}").as_bytes());
         }
     }
 
@@ -216,7 +223,9 @@ impl Board {
     async fn live(&mut self) -> io::Result<End> {
         let (mut restart, mut off) = (signal(SignalKind::terminate())?, signal(SignalKind::user_defined2())?);
         let (mut keys, mut children) = (signal(SignalKind::interrupt())?, signal(SignalKind::child())?);
-        let (send, mut lines) = mpsc::channel(256);
+        let (send, mut lines) = mpsc::channel(WAITING_LINES);
+        let own = tokio::net::unix::pipe::Receiver::from_owned_fd(console::redirect_standard_streams()?.into())?;
+        forward(own, &send);
         let network = tokio::spawn(net::run(self.config.network.clone(), self.status.node_name.clone()));
         let dog = self.config.watchdog.then(|| tokio::spawn(watchdog::run()));
         let mut daemon = self.start_daemon(&send)?;

@@ -12,6 +12,7 @@ use rustix::mount::{MountFlags, mount, mount_move};
 use rustix::system::RebootCommand;
 
 use super::card::system_partition;
+use super::console::Consoles;
 use super::disk::Disk;
 use super::kernel;
 use super::modules;
@@ -38,6 +39,7 @@ fn boot() -> io::Result<Infallible> {
         // devtmpfs may be there already.
         let _ = mount(kind, at, kind, MountFlags::NOSUID | MountFlags::NOEXEC, None);
     }
+    Consoles::open().take_standard_streams()?;
     for refused in modules::load_list(Path::new("/modules")) {
         eprintln!("bramble: module {refused}");
     }
