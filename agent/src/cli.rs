@@ -1,6 +1,7 @@
 //! Pure: the command line: what each verb takes, and its help. Each verb is a file below.
 
 mod admin;
+pub(crate) mod apply;
 pub(crate) mod check;
 pub(crate) mod daemon;
 pub(crate) mod demo;
@@ -31,6 +32,7 @@ bramble - Kubernetes for small boards
   bramble check        say what this machine lacks, each with its cure, and what of the stores is damaged
   bramble token        create | list | revoke ID
   bramble snapshot     save FILE | inspect FILE | restore FILE   of the store
+  bramble apply        PATH: manifests into this board's own cluster, a file or a folder
   bramble image        import FILE [NAME] | list | rm NAME
                        customise CARD.img [--config FILE] [--add FILE]...: its bramble.toml, manifests, archives
                        flash CARD.img[.zst] DEVICE: writes and verifies a card, in this computer
@@ -78,6 +80,8 @@ pub(crate) enum Command {
     Token(TokenVerb),
     /// The store as a file.
     Snapshot(SnapshotVerb),
+    /// Manifests into this board's own cluster.
+    Apply(PathBuf),
     /// Images on this board.
     Image(ImageVerb),
     /// The controller's store.
@@ -336,6 +340,7 @@ fn command(words: &[String], purge: bool, port: u16) -> Result<Command, lexopt::
         ["slot", "status"] => Command::Slot(SlotVerb::Status),
         ["slot", "install", file] => Command::Slot(SlotVerb::Install(file.into())),
         ["slot", "confirm"] => Command::Slot(SlotVerb::Confirm),
+        ["apply", path] => Command::Apply(path.into()),
         ["init"] => Command::Init,
         ["reboot"] => Command::Reboot { off: false },
         ["poweroff"] => Command::Reboot { off: true },

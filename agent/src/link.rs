@@ -65,6 +65,8 @@ pub enum PatchKind {
     Strategic,
     /// RFC 6902.
     Json,
+    /// Server-side apply; the path names the field manager.
+    Apply,
 }
 
 /// The agent's API client; clones share the connection.
@@ -128,6 +130,7 @@ impl Link {
             PatchKind::Merge => "application/merge-patch+json",
             PatchKind::Strategic => "application/strategic-merge-patch+json",
             PatchKind::Json => "application/json-patch+json",
+            PatchKind::Apply => "application/apply-patch+yaml",
         };
         self.call(Method::PATCH, path, Some(content_type), Some(patch)).await
     }

@@ -163,9 +163,17 @@ impl Image {
     /// # Panics
     /// The disk is full.
     pub fn docker_archive(&self, reference: &str, path: &Path) {
+        self.docker_archive_for(native(), reference, path);
+    }
+
+    /// The same for another architecture.
+    ///
+    /// # Panics
+    /// The disk is full.
+    pub fn docker_archive_for(&self, architecture: &str, reference: &str, path: &Path) {
         let dir = path.with_extension("parts");
         fs::create_dir_all(&dir).expect("a directory");
-        fs::write(dir.join("config.json"), self.config(native())).expect("written");
+        fs::write(dir.join("config.json"), self.config(architecture)).expect("written");
         let names: Vec<String> = (0..self.layers.len()).map(|index| format!("{index}.tar")).collect();
         for (layer, name) in self.layers.iter().zip(&names) {
             // Pointed at, not copied: archives of tests share their layers. Not linked hard either: tar sees a file change

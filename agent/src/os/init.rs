@@ -34,6 +34,8 @@ use super::{clock, kernel, modules, net, swap, watchdog};
 const DATA: &str = "/data";
 /// The firmware's partition, mounted only while it is read or written.
 const FIRMWARE: &str = "/firmware";
+/// Where image archives and manifests from the firmware's partition are taken in from.
+const ADDITIONS: &str = "/data/additions";
 /// The daemons' run directory.
 const RUN: &str = "/run/bramble";
 /// Before a daemon that ended is started again.
@@ -49,7 +51,7 @@ const END_PATIENCE: Duration = Duration::from_secs(25);
 
 /// Never returns.
 pub fn run() -> ! {
-    let end = match start() {
+    let end = match boot() {
         Ok(end) => end,
         Err(error) => {
             eprintln!("bramble: the board does not start: {error}");
@@ -67,7 +69,7 @@ enum End {
     PowerOff,
 }
 
-fn start() -> io::Result<End> {
+fn boot() -> io::Result<End> {
     Consoles::open().take_standard_streams()?;
     mount_kernel_views()?;
     let line = fs::read_to_string("/proc/cmdline")?;
@@ -102,7 +104,7 @@ fn start() -> io::Result<End> {
         mistakes,
     };
     let (ring, consoles) = (Ring::open(Path::new(RUN))?, Consoles::open());
-    let mut board = Board { disk, config, status, ring, consoles };
+    let mut board = Board { disk, config, status, ring, consoles, brought_in: false };
     board.tell_status();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(board.live())
@@ -201,6 +203,8 @@ struct Board {
     status: Status,
     ring: Ring,
     consoles: Consoles,
+    /// What lies beside `bramble.toml` was brought in since this boot.
+    brought_in: bool,
 }
 
 impl Board {
@@ -249,8 +253,11 @@ impl Board {
                 }
                 Some(line) = lines.recv() => {
                     self.say(&line);
-                    if is_ready(&line) && judged.take().is_some() {
-                        self.confirm("ready");
+                    if is_ready(&line) {
+                        if judged.take().is_some() {
+                            self.confirm("ready");
+                        }
+                        self.bring_in(&send)?;
                     }
                 }
                 () = sleep_until(at), if judged.is_some() => {
@@ -311,21 +318,37 @@ impl Board {
         let _ = clock::mark(Path::new(DATA));
     }
 
+    /// Image archives and manifests that lie beside `bramble.toml`: once, when the daemons can take them.
+    fn bring_in(&mut self, lines: &mpsc::Sender<Vec<u8>>) -> io::Result<()> {
+        if std::mem::replace(&mut self.brought_in, true) {
+            return Ok(());
+        }
+        let place = Path::new(ADDITIONS);
+        let copied = with_firmware(&self.disk, MountFlags::RDONLY, |folder| {
+            copy_new(&folder.join("manifests"), &place.join("manifests"))?;
+            copy_new(&folder.join("images"), &place.join("images"))
+        });
+        // An archive that was there before is an image already.
+        let archives = copied.unwrap_or_else(|error| {
+            self.say(format!("bramble: what lies beside bramble.toml: {error}").as_bytes());
+            Vec::new()
+        });
+        let import = |path: &PathBuf| vec!["image".into(), "import".into(), path.to_string_lossy().into_owned()];
+        let mut steps: Vec<Vec<String>> = archives.iter().map(import).collect();
+        // An agent has no cluster of its own.
+        if self.config.role != Role::Agent {
+            steps.push(vec!["apply".into(), place.join("manifests").to_string_lossy().into_owned()]);
+        }
+        for mut words in steps {
+            words.extend(["--run-dir".into(), RUN.into(), "--data-dir".into(), format!("{DATA}/bramble")]);
+            // All at once: a pod whose image is still being read tries again.
+            let _ = start(&words, lines)?;
+        }
+        Ok(())
+    }
+
     fn start_daemon(&self, lines: &mpsc::Sender<Vec<u8>>) -> io::Result<Pid> {
-        let mut command = Command::new("/proc/self/exe");
-        command.args(self.arguments()?).current_dir("/").env_clear().envs(BTreeMap::from([("PATH", "/bin")]));
-        if let Ok(level) = std::env::var("BRAMBLE_LOG") {
-            command.env("BRAMBLE_LOG", level);
-        }
-        let mut daemon = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        if let Some(stdout) = daemon.stdout.take() {
-            forward(ChildStdout::from_std(stdout)?, lines);
-        }
-        if let Some(stderr) = daemon.stderr.take() {
-            forward(ChildStderr::from_std(stderr)?, lines);
-        }
-        // It is waited for with all others, by `reap`.
-        Ok(Pid::from_child(&daemon))
+        start(&self.arguments()?, lines)
     }
 
     /// What the role asks for. Secrets go through a file that only root reads.
@@ -392,6 +415,43 @@ fn forward(stream: impl AsyncRead + Unpin + Send + 'static, lines: &mpsc::Sender
             }
         }
     });
+}
+
+/// Starts this binary again, its lines told with the others'.
+fn start(words: &[String], lines: &mpsc::Sender<Vec<u8>>) -> io::Result<Pid> {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(words).current_dir("/").env_clear().envs(BTreeMap::from([("PATH", "/bin")]));
+    if let Ok(level) = std::env::var("BRAMBLE_LOG") {
+        command.env("BRAMBLE_LOG", level);
+    }
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    if let Some(stdout) = child.stdout.take() {
+        forward(ChildStdout::from_std(stdout)?, lines);
+    }
+    if let Some(stderr) = child.stderr.take() {
+        forward(ChildStderr::from_std(stderr)?, lines);
+    }
+    // It is waited for with all others, by `reap`.
+    Ok(Pid::from_child(&child))
+}
+
+/// Copies the files of a folder that are not there yet, or were otherwise: the card is not written at each boot. Answers
+/// the copies. A folder that is missing has none.
+fn copy_new(from: &Path, to: &Path) -> io::Result<Vec<PathBuf>> {
+    fs::create_dir_all(to)?;
+    let mut copies = Vec::new();
+    for entry in fs::read_dir(from).into_iter().flatten().flatten() {
+        let (metadata, copy) = (entry.metadata()?, to.join(entry.file_name()));
+        let same = fs::metadata(&copy)
+            .is_ok_and(|old| old.len() == metadata.len() && old.modified().ok() == metadata.modified().ok());
+        if metadata.is_file() && !same {
+            fs::copy(entry.path(), &copy)?;
+            fs::File::options().write(true).open(&copy)?.set_modified(metadata.modified()?)?;
+            copies.push(copy);
+        }
+    }
+    copies.sort();
+    Ok(copies)
 }
 
 /// Buries children and orphans; tells how the daemon ended, if it was among them.
@@ -480,6 +540,21 @@ mod tests {
     fn readiness_is_what_the_daemons_say() {
         assert!(is_ready(b"bramble: up. export KUBECONFIG=/x") && is_ready(b"ready; the node is registered"));
         assert!(!is_ready(b"bramble: upside down") && !is_ready(b""));
+    }
+
+    #[test]
+    fn a_file_is_copied_once_and_again_when_it_changes() {
+        let dir = std::env::temp_dir().join(format!("bramble-additions-{}", std::process::id()));
+        let (from, to) = (dir.join("from"), dir.join("to"));
+        assert_eq!(copy_new(&from, &to).unwrap(), Vec::<PathBuf>::new());
+        fs::create_dir_all(from.join("folder")).unwrap();
+        fs::write(from.join("a"), "one").unwrap();
+        assert_eq!(copy_new(&from, &to).unwrap(), [to.join("a")]);
+        assert!(copy_new(&from, &to).unwrap().is_empty());
+        fs::write(from.join("a"), "other").unwrap();
+        assert_eq!(copy_new(&from, &to).unwrap(), [to.join("a")]);
+        assert_eq!(fs::read_to_string(to.join("a")).unwrap(), "other");
+        fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

@@ -67,14 +67,17 @@ impl Test {
         self.figure(name, format!("{seconds:.1} s"));
     }
 
-    /// A card of its own with this `bramble.toml`.
-    fn card(&self, name: &str, config: &str) -> PathBuf {
+    /// A card of its own with this `bramble.toml`, and what lies beside it.
+    fn card(&self, name: &str, config: &str, additions: &[&Path]) -> PathBuf {
         let path = self.work.join(format!("{name}.card"));
         card(&self.image, &path, CARD_MIB);
         let file = self.work.join(format!("{name}.toml"));
         fs::write(&file, config).expect("written");
         let mut customise = Command::new(binary());
         customise.args(["image", "customise"]).arg(&path).arg("--config").arg(&file);
+        for addition in additions {
+            customise.arg("--add").arg(addition);
+        }
         let _ = succeed(&mut customise);
         path
     }
@@ -89,7 +92,7 @@ impl Test {
         let image = Image::of_program(&self.program, &["hello"]);
         let _ = registry.push_for("arm64", &image, "hello", "1");
         let config = join_config(&board);
-        let card = self.card("joins", &config);
+        let card = self.card("joins", &config, &[]);
         step("first boot: joins a controller outside");
         let dir = self.work.join("joins");
         let ports = [(OUTSIDE, NODE_PORT)];
@@ -143,21 +146,27 @@ impl Test {
     fn runs_alone(&mut self) {
         step("alone, as `up`");
         let board = Board::new("alone");
-        let card = self.card("alone", "role = \"up\"\nnode-name = \"arm-2\"\n");
-        let ports = [(16443, 6443)];
+        let (archive, manifest) = (self.work.join("hello.tar"), self.work.join("hello.json"));
+        Image::of_program(&self.program, &["hello"]).docker_archive_for("arm64", "bramble.local/hello:1", &archive);
+        fs::write(&manifest, workload("bramble.local/hello:1", None).to_string()).expect("written");
+        let card = self.card("alone", "role = \"up\"\nnode-name = \"arm-2\"\n", &[&archive, &manifest]);
+        let ports = [(16443, 6443), (OUTSIDE, NODE_PORT)];
         let dir = self.work.join("alone");
         let mut emulator = Emulator::start(&board, &dir, &self.power(&card, None, &ports));
         let up = emulator.wait_for("bramble: up.", 1);
         self.seconds("alone: power on to a Ready cluster of its own", up);
         let told = output(board.command("curl").args(["-sk", "--max-time", "20", "https://10.99.0.1:16443/readyz"]));
         assert_eq!(String::from_utf8_lossy(&told.stdout), "ok", "{told:?}");
+        wait_for_answer(&board);
+        let answer = emulator.seconds();
+        self.seconds("alone: power on to the answer of a preloaded pod", answer);
     }
 
     fn starts_on_a_pi(&mut self) {
         step("the same card in a Raspberry Pi 3, to the agent's start");
         let board = Board::new("pi");
         // QEMU's Pi resets as soon as its watchdog is armed.
-        let card = self.card("pi", "node-name = \"pi-3\"\nwatchdog = false\n");
+        let card = self.card("pi", "node-name = \"pi-3\"\nwatchdog = false\n", &[]);
         let power = Power {
             card: &card,
             machine: Machine::Pi3,
@@ -207,21 +216,26 @@ fn wait_for_answer(board: &Board) {
 fn deploy(board: &Board) {
     let auth = format!("--docker-server=10.99.0.1:5000 --docker-username={USER} --docker-password={PASSWORD}");
     let _ = board.kubectl(&format!("create secret docker-registry pull {auth}"));
+    board.apply(&workload("10.99.0.1:5000/hello:1", Some(NODE)).to_string());
+}
+
+/// A pod under a Deployment and its Service, on a node if one is named.
+fn workload(image: &str, node: Option<&str>) -> Value {
     let labels = json!({"app": "hello"});
     let spec = json!({
-        "nodeName": NODE, "imagePullSecrets": [{"name": "pull"}],
-        "containers": [{"name": "hello", "image": "10.99.0.1:5000/hello:1"}],
+        "nodeName": node, "imagePullSecrets": [{"name": "pull"}],
+        "containers": [{"name": "hello", "image": image, "imagePullPolicy": "IfNotPresent"}],
     });
     let deployment = json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "hello"},
         "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": spec}},
     });
-    board.apply(&deployment.to_string());
+    let ports = [json!({"port": 80, "targetPort": 8080, "nodePort": NODE_PORT})];
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "hello"},
-        "spec": {"type": "NodePort", "selector": labels, "ports": [{"port": 80, "targetPort": 8080, "nodePort": NODE_PORT}]},
+        "spec": {"type": "NodePort", "selector": labels, "ports": ports},
     });
-    board.apply(&service.to_string());
+    json!({"apiVersion": "v1", "kind": "List", "items": [deployment, service]})
 }
 
 /// A pod that may do everything on its board, as who administers it.
