@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, PipeReader, Write};
 use std::path::Path;
 
-/// Open consoles, the kernel's preferred one last.
+/// Open consoles.
 #[derive(Debug)]
 pub struct Consoles(Vec<File>);
 
@@ -18,20 +18,9 @@ impl Consoles {
         Self(active.split_whitespace().filter_map(open).collect())
     }
 
-    /// Standard output and standard error of this process go to one of them: for words before anything else works.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn take_standard_streams(&self) -> io::Result<()> {
-        let Some(console) = self.0.last() else { return Ok(()) };
-        rustix::stdio::dup2_stdout(console)?;
-        rustix::stdio::dup2_stderr(console)?;
-        Ok(())
-    }
-
     /// A line on each; one that is gone is passed over.
-    pub fn line(&mut self, line: &[u8]) {
-        let whole = [line, b"\r\n"].concat();
+    pub fn line(&mut self, line: impl AsRef<[u8]>) {
+        let whole = [line.as_ref(), b"\r\n"].concat();
         for console in &mut self.0 {
             let _ = console.write_all(&whole);
         }

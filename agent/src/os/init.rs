@@ -38,8 +38,9 @@ const FIRMWARE: &str = "/firmware";
 const ADDITIONS: &str = "/data/additions";
 /// The daemons' run directory.
 const RUN: &str = "/run/bramble";
-/// Before a daemon that ended is started again.
+/// Before a daemon that ended is started again; doubled each time, until one has lived for a while.
 const RESTART_PAUSE: Duration = Duration::from_secs(2);
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
 /// A system on trial that has not become ready by then is not good: the board is reset, and the other slot boots.
 const TRIAL: Duration = Duration::from_secs(600);
 /// A confirmed system is taken for good again when its daemons have lived so long, controller or not.
@@ -54,7 +55,7 @@ pub fn run() -> ! {
     let end = match boot() {
         Ok(end) => end,
         Err(error) => {
-            eprintln!("bramble: the board does not start: {error}");
+            Consoles::open().line(format!("bramble: the board does not start: {error}"));
             std::thread::sleep(RESTART_PAUSE);
             End::Restart
         }
@@ -70,31 +71,31 @@ enum End {
 }
 
 fn boot() -> io::Result<End> {
-    Consoles::open().take_standard_streams()?;
-    mount_kernel_views()?;
+    let mut consoles = Consoles::open();
+    mount_kernel_views(&mut consoles)?;
     let line = fs::read_to_string("/proc/cmdline")?;
     let disk = Disk::wait()?;
     let (config, mistakes) = read_config(&disk);
     for mistake in &mistakes {
-        eprintln!("bramble: {mistake}");
+        consoles.line(format!("bramble: {mistake}"));
     }
     let node_name = config.node_name.clone().unwrap_or_else(|| config::default_name(&serial()));
     rustix::system::sethostname(node_name.as_bytes())?;
     if let Err(error) = mount_data(&disk) {
-        eprintln!("bramble: the data partition: {error}; what is kept now is lost with the power");
+        consoles.line(format!("bramble: the data partition: {error}; what is kept now is lost with the power"));
     }
     if let Err(error) = clock::set_floor(Path::new(DATA)) {
-        eprintln!("bramble: the clock: {error}");
+        consoles.line(format!("bramble: the clock: {error}"));
     }
     let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     for refused in modules::load_for_devices(&Path::new("/lib/modules").join(kernel)) {
-        eprintln!("bramble: module {refused}");
+        consoles.line(format!("bramble: module {refused}"));
     }
     for refused in modules::load_list(Path::new("/lib/modules/always")) {
-        eprintln!("bramble: module {refused}");
+        consoles.line(format!("bramble: module {refused}"));
     }
     if let Err(error) = swap::start() {
-        eprintln!("bramble: compressed swap: {error}");
+        consoles.line(format!("bramble: compressed swap: {error}"));
     }
     let status = Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -103,7 +104,7 @@ fn boot() -> io::Result<End> {
         state: "starting".to_owned(),
         mistakes,
     };
-    let (ring, consoles) = (Ring::open(Path::new(RUN))?, Consoles::open());
+    let ring = Ring::open(Path::new(RUN))?;
     let mut board = Board { disk, config, status, ring, consoles, brought_in: false };
     board.tell_status();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -111,7 +112,7 @@ fn boot() -> io::Result<End> {
 }
 
 /// Everything that a container runtime expects of a system.
-fn mount_kernel_views() -> io::Result<()> {
+fn mount_kernel_views(consoles: &mut Consoles) -> io::Result<()> {
     let plain = MountFlags::NOSUID | MountFlags::NODEV;
     mount("tmpfs", "/run", "tmpfs", plain, Some(c"mode=0755,size=25%"))?;
     mount("tmpfs", "/tmp", "tmpfs", plain, Some(c"mode=1777,size=25%"))?;
@@ -128,7 +129,7 @@ fn mount_kernel_views() -> io::Result<()> {
     let all = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers")?;
     for controller in all.split_whitespace() {
         if let Err(error) = fs::write("/sys/fs/cgroup/cgroup.subtree_control", format!("+{controller}")) {
-            eprintln!("bramble: cgroup controller {controller}: {error}");
+            consoles.line(format!("bramble: cgroup controller {controller}: {error}"));
         }
     }
     fs::create_dir_all(RUN)?;
@@ -232,7 +233,7 @@ impl Board {
         forward(own, &send);
         let network = tokio::spawn(net::run(self.config.network.clone(), self.status.node_name.clone()));
         let dog = self.config.watchdog.then(|| tokio::spawn(watchdog::run()));
-        let mut daemon = self.start_daemon(&send)?;
+        let (mut daemon, mut begun, mut pause) = (self.start_daemon(&send)?, Instant::now(), RESTART_PAUSE / 2);
         let trial = self.is_trial();
         let mut judged = Some(Instant::now() + if trial { TRIAL } else { SETTLED });
         let end = loop {
@@ -243,9 +244,10 @@ impl Board {
                 _ = off.recv() => break End::PowerOff,
                 _ = children.recv() => {
                     let Some(how) = reap(Some(daemon)) else { continue };
-                    self.say(format!("bramble: the daemon ended ({how}); it starts again").as_bytes());
-                    tokio::time::sleep(RESTART_PAUSE).await;
-                    daemon = self.start_daemon(&send)?;
+                    pause = if begun.elapsed() > SETTLED { RESTART_PAUSE } else { (pause * 2).min(RESTART_PAUSE_MAX) };
+                    self.say(format!("bramble: the daemon ended ({how}); it starts again in {pause:?}").as_bytes());
+                    tokio::time::sleep(pause).await;
+                    (daemon, begun) = (self.start_daemon(&send)?, Instant::now());
                     // Only a life without an end is taken for good.
                     if !trial {
                         judged = judged.map(|_| Instant::now() + SETTLED);

@@ -26,7 +26,7 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Never returns: the system runs, or the board is reset.
 pub fn run() -> ! {
     let Err(error) = boot();
-    eprintln!("bramble: this slot does not boot: {error}");
+    Consoles::open().line(format!("bramble: this slot does not boot: {error}"));
     std::thread::sleep(LAST_WORDS);
     rustix::fs::sync();
     let _ = rustix::system::reboot(RebootCommand::Restart);
@@ -39,9 +39,8 @@ fn boot() -> io::Result<Infallible> {
         // devtmpfs may be there already.
         let _ = mount(kind, at, kind, MountFlags::NOSUID | MountFlags::NOEXEC, None);
     }
-    Consoles::open().take_standard_streams()?;
     for refused in modules::load_list(Path::new("/modules")) {
-        eprintln!("bramble: module {refused}");
+        Consoles::open().line(format!("bramble: module {refused}"));
     }
     let line = fs::read_to_string("/proc/cmdline")?;
     let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("the command line has no {what}"));
