@@ -8,6 +8,7 @@
 //!                 services -> one nftables table        dns -> names of the cluster
 //!  API server -> serve (logs, exec, attach, port-forward)      root on the board -> local
 //! ```
+//! `os` is what a flashed board has in place of another system's init.
 //! `agent::run` wires it. The binary's verbs are beside this library, in `main.rs` and `cli`.
 //!
 //! **Architecture invariant:** the agent meets the controller only on the wire, in Kubernetes' own terms.

@@ -18,6 +18,7 @@
 pub mod api;
 pub mod authn;
 pub mod authz;
+pub mod backup;
 pub mod bootstrap;
 pub mod client;
 pub mod controllers;
