@@ -15,6 +15,8 @@
 mod backend;
 mod config;
 mod error;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod history;
 mod overlay;
 mod page;
@@ -33,6 +35,8 @@ mod writer;
 
 pub use backend::BackingError;
 pub use config::{Backend, Config, Door};
+#[cfg(feature = "etcd")]
+pub use config::{Etcd, EtcdTls};
 pub use error::{OpenError, ReadError, WatchError, WriteError};
 pub use history::{Event, EventKind};
 pub use query::{ListQuery, Page};

@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 
 use super::backoff::{self, go_duration};
 use super::spec::{Container, Pod};
-use super::state::{Hook, ID_SCHEME, IMAGE_ANNOTATION, IMAGE_ID_ANNOTATION, Instance, Memory, Observed, Pull, RestartBackoff};
+use super::state::{
+    Hook, ID_SCHEME, IMAGE_ANNOTATION, IMAGE_ID_ANNOTATION, Instance, Memory, Observed, Pull, RestartBackoff,
+};
 use super::time::rfc3339;
 use super::{ContainerKind, resources};
 

@@ -144,7 +144,7 @@ impl History {
         let outcome = match &result {
             Ok(_) => Outcome::Done,
             Err(WriteError::Conflict { .. }) => Outcome::Conflict,
-            Err(WriteError::Backend { .. } | WriteError::Closed) => Outcome::Unknown,
+            Err(WriteError::Backend { .. } | WriteError::Unavailable { .. } | WriteError::Closed) => Outcome::Unknown,
             Err(error) => panic!("{error}"),
         };
         self.note(key, called, call, outcome);
@@ -166,9 +166,10 @@ pub(crate) fn key(dice: &mut Dice, round: u64) -> String {
     format!("pods/{round}/{}", dice.below(4))
 }
 
-async fn clients(store: &Store, history: &History, dice: &mut Dice, round: u64, steps: usize) {
+/// Five clients, each of the next one of the stores: those of one backend are one store to them all.
+pub(crate) async fn clients(stores: &[Store], history: &History, dice: &mut Dice, round: u64, steps: usize) {
     let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..5 {
+    for store in stores.iter().cycle().take(5) {
         let (store, history, mut dice) = (store.clone(), history.clone(), dice.split());
         tasks.spawn(async move {
             for _ in 0..steps {
@@ -188,7 +189,7 @@ async fn concurrent_clients_are_linearisable() {
     let mut dice = Dice::roll();
     let (memory, history) = (Store::open(Config::memory()).unwrap(), History::default());
     for round in 0..20 {
-        clients(&memory, &history, &mut dice, round, 12).await;
+        clients(std::slice::from_ref(&memory), &history, &mut dice, round, 12).await;
     }
     assert!(history.check() > 1000);
 }
@@ -202,7 +203,7 @@ async fn power_cuts_leave_a_linearisable_history() {
         // Two boots work on the same keys, so that what the first one acknowledged is asked of the second one.
         disk.cut_after(10 + dice.below(300));
         if let Ok(store) = Store::open(disk.config()) {
-            clients(&store, &history, &mut dice, round / 2, 6).await;
+            clients(&[store], &history, &mut dice, round / 2, 6).await;
         }
         disk.power_on(&mut dice);
     }
