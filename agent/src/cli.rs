@@ -45,6 +45,10 @@ Options of up and controller
   --cluster-cidr CIDR       pods                            (default 10.42.0.0/16)
   --service-cidr CIDR       services                        (default 10.43.0.0/16)
   --encryption-provider-config FILE   what is sealed at rest, as upstream's   (default: Secrets)
+  --etcd-servers URL[,URL]  a shared etcd for several controllers (default: a file; needs a build with --features etcd)
+  --etcd-cafile, --etcd-certfile, --etcd-keyfile FILE   for https:// URLs
+  --etcd-prefix PATH        what its keys begin with        (default /registry)
+  --token-file FILE         what these controllers share    (default: cluster-token in the first one's data directory)
 Options of up and agent
   --insecure-registry HOST[:PORT]   plain HTTP for this registry only; repeatable
   --resolv-conf FILE                resolvers of foreign names (default /etc/resolv.conf)
@@ -167,6 +171,10 @@ pub(crate) struct Options {
     pub(crate) join_file: Option<PathBuf>,
     /// Upstream's EncryptionConfiguration, for a controller.
     pub(crate) encryption_provider_config: Option<PathBuf>,
+    /// The etcd that several controllers share; no servers: a file of this board's.
+    pub(crate) etcd: EtcdOptions,
+    /// The token that these controllers share.
+    pub(crate) token_file: Option<PathBuf>,
     /// Registries spoken to without TLS.
     pub(crate) insecure_registries: Vec<String>,
     /// The board's resolvers.
@@ -177,6 +185,21 @@ pub(crate) struct Options {
     pub(crate) demo: bool,
     /// End when the parent process ends; the supervisor asks its children for it.
     pub(crate) die_with_parent: bool,
+}
+
+/// Where an etcd is, and how it is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EtcdOptions {
+    /// URLs of its members.
+    pub(crate) servers: Vec<String>,
+    /// Who signs their certificates.
+    pub(crate) cafile: Option<PathBuf>,
+    /// Our certificate.
+    pub(crate) certfile: Option<PathBuf>,
+    /// Its key.
+    pub(crate) keyfile: Option<PathBuf>,
+    /// What all keys begin with.
+    pub(crate) prefix: String,
 }
 
 impl Default for Options {
@@ -195,6 +218,14 @@ impl Default for Options {
             ca_pin: None,
             join_file: None,
             encryption_provider_config: None,
+            etcd: EtcdOptions {
+                servers: Vec::new(),
+                cafile: None,
+                certfile: None,
+                keyfile: None,
+                prefix: "/registry".into(),
+            },
+            token_file: None,
             insecure_registries: Vec::new(),
             resolv_conf: "/etc/resolv.conf".into(),
             kubelet_port: 10250,
@@ -246,6 +277,18 @@ fn option(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Res
         "ca-pin" => options.ca_pin = Some(parser.value()?.string()?),
         "join-file" => options.join_file = Some(parser.value()?.into()),
         "encryption-provider-config" => options.encryption_provider_config = Some(parser.value()?.into()),
+        "etcd-servers" => {
+            let servers = parser.value()?.string()?;
+            options
+                .etcd
+                .servers
+                .extend(servers.split(',').map(str::trim).filter(|it| !it.is_empty()).map(str::to_owned));
+        }
+        "etcd-cafile" => options.etcd.cafile = Some(parser.value()?.into()),
+        "etcd-certfile" => options.etcd.certfile = Some(parser.value()?.into()),
+        "etcd-keyfile" => options.etcd.keyfile = Some(parser.value()?.into()),
+        "etcd-prefix" => options.etcd.prefix = parser.value()?.string()?,
+        "token-file" => options.token_file = Some(parser.value()?.into()),
         "insecure-registry" => options.insecure_registries.push(parser.value()?.string()?),
         "resolv-conf" => options.resolv_conf = parser.value()?.into(),
         "kubelet-port" => options.kubelet_port = parser.value()?.parse()?,
@@ -301,6 +344,13 @@ mod tests {
         assert_eq!(options.data_dir, PathBuf::from("/a"));
         assert_eq!(options.run_dir, PathBuf::from("/b"));
         assert_eq!(options.listen, ["127.0.0.1:7443"]);
+    }
+
+    #[test]
+    fn etcd_servers_are_a_list() {
+        let (_, options) = parsed("controller --etcd-servers https://a:2379,https://b:2379 --etcd-prefix /x").unwrap();
+        assert_eq!(options.etcd.servers, ["https://a:2379", "https://b:2379"]);
+        assert_eq!(options.etcd.prefix, "/x");
     }
 
     #[test]

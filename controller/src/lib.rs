@@ -21,6 +21,7 @@ pub mod authz;
 pub mod bootstrap;
 pub mod client;
 pub mod controllers;
+pub mod election;
 pub mod encryption;
 pub mod identity;
 pub mod kinds;

@@ -42,6 +42,8 @@ pub struct Etcd {
     pub tls: Option<EtcdTls>,
     /// How long old revisions are kept: one to two such periods.
     pub compaction_period: Duration,
+    /// Revisions of a store that is made now begin above this; one that exists keeps its own beginning.
+    pub origin: u64,
 }
 
 /// Certificates for etcd, in PEM.
@@ -58,7 +60,13 @@ pub struct EtcdTls {
 impl Etcd {
     /// The defaults, with these members, without TLS.
     pub fn new(servers: Vec<String>) -> Etcd {
-        Etcd { servers, prefix: "/registry".into(), tls: None, compaction_period: Duration::from_secs(5 * 60) }
+        Etcd {
+            servers,
+            prefix: "/registry".into(),
+            tls: None,
+            compaction_period: Duration::from_secs(5 * 60),
+            origin: 0,
+        }
     }
 }
 

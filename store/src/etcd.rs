@@ -101,13 +101,17 @@ impl Engine {
         let members = Members::new(etcd).map_err(failed)?;
         let inner =
             Inner { shared: shared.clone(), members, keys: Keys::new(&etcd.prefix), tick: tokio::sync::Mutex::new(()) };
-        let (thread, stop, opened) = Engine::start(inner, etcd.compaction_period)?;
+        let (thread, stop, opened) = Engine::start(inner, etcd.origin, etcd.compaction_period)?;
         let (inner, runtime) = opened.recv().map_err(|_| failed("the engine ended".to_owned()))??;
         Ok((shared, Engine { inner, runtime, stop: Mutex::new(Some((stop, thread))) }))
     }
 
     /// The engine's thread, what ends it, and where it says that it has caught up.
-    fn start(mut inner: Inner, period: Duration) -> Result<(JoinHandle<()>, oneshot::Sender<()>, Opened), OpenError> {
+    fn start(
+        mut inner: Inner,
+        origin: u64,
+        period: Duration,
+    ) -> Result<(JoinHandle<()>, oneshot::Sender<()>, Opened), OpenError> {
         let (opened, open) = std::sync::mpsc::sync_channel(1);
         let (stop, stopped) = oneshot::channel::<()>();
         let work = move || {
@@ -122,7 +126,7 @@ impl Engine {
             };
             runtime.block_on(async {
                 let begun = async {
-                    inner.learn_origin().await?;
+                    inner.learn_origin(origin).await?;
                     let feed = inner.begin_feed().await?;
                     inner.open_keyring().await?;
                     Ok::<_, OpenError>(feed)

@@ -128,10 +128,19 @@ pub(crate) fn controller(options: &Options) -> anyhow::Result<ExitCode> {
     settings.cluster_cidr.clone_from(&options.cluster_cidr);
     settings.join_file.clone_from(&options.join_file);
     settings.encryption_provider_config.clone_from(&options.encryption_provider_config);
+    settings.etcd = Some(etcd_servers(options)).filter(|etcd| !etcd.servers.is_empty());
+    settings.token_file.clone_from(&options.token_file);
     until_signal(async move {
         serve::run(settings, |ready| println!("ready; kubeconfig {}", ready.kubeconfig.display())).await?;
         bail!("the control plane ended")
     })
+}
+
+/// The etcd that the command line names.
+#[cfg(feature = "controller")]
+pub(crate) fn etcd_servers(options: &Options) -> bramble_controller::serve::EtcdServers {
+    let super::EtcdOptions { servers, cafile, certfile, keyfile, prefix } = options.etcd.clone();
+    bramble_controller::serve::EtcdServers { servers, cafile, certfile, keyfile, prefix }
 }
 
 #[cfg(not(feature = "controller"))]

@@ -18,17 +18,29 @@ use crate::seal::{self, KEYS_PREFIX, SealError};
 const TRIES: usize = 5;
 
 impl Inner {
-    /// Where this store's revisions begin.
-    pub(super) async fn learn_origin(&mut self) -> Result<(), OpenError> {
+    /// Where this store's revisions begin. An empty prefix becomes a store that begins at `origin`; one that holds somebody
+    /// else's keys is left alone.
+    pub(super) async fn learn_origin(&mut self, origin: u64) -> Result<(), OpenError> {
         let outer = self.keys.outer(ORIGIN);
-        let found = self.members.get(&outer, GetOptions::new()).await;
-        let found = found.map_err(opening)?;
-        if let Some(kv) = found.kvs().first() {
-            let offset = std::str::from_utf8(kv.value()).ok().and_then(|text| text.parse().ok());
-            let broken = || OpenError::Backend(BackingError::Corrupt(format!("{ORIGIN} is no number")));
-            self.keys.begin_at(offset.ok_or_else(broken)?);
+        let broken = |why: String| OpenError::Backend(BackingError::Corrupt(why));
+        for _ in 0..TRIES {
+            let found = self.members.get(&outer, GetOptions::new()).await.map_err(opening)?;
+            if let Some(kv) = found.kvs().first() {
+                let offset = std::str::from_utf8(kv.value()).ok().and_then(|text| text.parse().ok());
+                self.keys.begin_at(offset.ok_or_else(|| broken(format!("{ORIGIN} is no number")))?);
+                return Ok(());
+            }
+            let everything = self.keys.everything();
+            let held = self.range(&everything, GetOptions::new().with_count_only()).await.map_err(opening)?.count();
+            if held > 0 {
+                let prefix = String::from_utf8_lossy(&everything.start).into_owned();
+                return Err(broken(format!("{held} keys below {prefix} in etcd are not ours: choose another prefix")));
+            }
+            let absent = Compare::create_revision(outer.clone(), CompareOp::Equal, 0);
+            let put = TxnOp::put(outer.clone(), origin.to_string(), None);
+            self.members.txn(Txn::new().when([absent]).and_then([put])).await.map_err(opening)?;
         }
-        Ok(())
+        Err(broken(format!("{ORIGIN} goes as soon as it is made")))
     }
 
     async fn wrapped_keys(&self) -> Result<BTreeMap<u64, Bytes>, Refusal> {

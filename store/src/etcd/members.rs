@@ -1,6 +1,7 @@
 //! Shell: the members of the cluster: one connection to one of them, and the next one where that fails.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,8 +23,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// A read that takes longer goes to the next member: three of a board's fsyncs at their worst.
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// A write that takes longer is given up, with an unknown outcome: just below etcd's own time of seven seconds, and far
-/// above an election.
+/// above an election. After a read's time the member must show that it lives.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(6);
+/// A member that is asked for nothing but an answer has this time.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a call goes from member to member, where that is safe.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause after all members were asked; an election takes a second or two.
@@ -150,15 +153,19 @@ impl Members {
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
         let deadline = Instant::now() + CALL_TIMEOUT;
-        let attempt = if care == Care::Read { READ_TIMEOUT } else { WRITE_TIMEOUT };
         let mut tries = 0;
         loop {
             let (number, client) = self.client().await?;
             let kv = client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX);
-            let refusal = match timeout(attempt, call(kv)).await {
+            let mut call = pin!(call(kv));
+            let mut answer = timeout(READ_TIMEOUT, call.as_mut()).await;
+            if answer.is_err() && care == Care::Write && self.lives(&client).await {
+                answer = timeout(WRITE_TIMEOUT - READ_TIMEOUT, call).await;
+            }
+            let refusal = match answer {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => Refusal::of(&error),
-                Err(_) => Refusal::Unknown(format!("no answer in {attempt:?}")),
+                Err(_) => Refusal::Unknown("no answer in time".into()),
             };
             let again = match &refusal {
                 Refusal::Untouched(why) => Some(why),
@@ -175,6 +182,12 @@ impl Members {
                 sleep(ROUND_PAUSE).await;
             }
         }
+    }
+
+    /// Whether the member answers at all, be it without a quorum: if not, a write need not wait for an election.
+    async fn lives(&self, client: &Client) -> bool {
+        let options = GetOptions::new().with_serializable().with_count_only();
+        timeout(PROBE_TIMEOUT, client.kv_client().get("\0", Some(options))).await.is_ok()
     }
 
     /// A client for a watch, and its connection's number.

@@ -151,6 +151,14 @@ impl History {
         matches!(outcome, Outcome::Done)
     }
 
+    /// Reads every key that was used once more.
+    pub(crate) async fn settle(&self, store: &Store) {
+        let keys: Vec<String> = self.operations.lock().unwrap().keys().cloned().collect();
+        for key in keys {
+            self.read(store, &key).await.unwrap();
+        }
+    }
+
     /// Checks every key; gives how many operations there were.
     pub(crate) fn check(&self) -> usize {
         let operations = self.operations.lock().unwrap();
@@ -208,10 +216,7 @@ async fn power_cuts_leave_a_linearisable_history() {
         disk.power_on(&mut dice);
     }
     let store = Store::open(disk.config()).unwrap();
-    let keys: Vec<String> = history.operations.lock().unwrap().keys().cloned().collect();
-    for key in keys {
-        history.read(&store, &key).await.unwrap();
-    }
+    history.settle(&store).await;
     assert!(history.check() > 200);
 }
 
