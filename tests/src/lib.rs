@@ -11,12 +11,14 @@
 //! | `kubectl.rs` | kubectl's verbs, oldest and newest; who may see what |
 //! | `streams.rs` | exec, attach, cp, port-forward, run, logs with every kubectl |
 //! | `survival.rs` | `kill -9` of everything at bad moments harms no container and leaves nothing |
+//! | `controllers.rs` | several controllers over one etcd; a board with the leader dies |
 //! | `boards.rs` | several boards: joining, pods and Services across links, pulled plugs |
 //! | `../benches/figures.rs` | nothing: it prints the figures |
 //! | `apps.rs` | images, pods, Services with nginx and Redis from Debian packages |
 
 pub mod board;
 pub mod client;
+pub mod etcd;
 pub mod host;
 pub mod image;
 pub mod kubectl;
