@@ -32,6 +32,7 @@ bramble - Kubernetes for small boards
   bramble image        import FILE [NAME] | list | rm NAME
   bramble store        rotate: new keys for what is sealed at rest
                        salvage FILE: what is whole of a damaged store, into a new one
+                       migrate --from file --to etcd, or back: with every controller stopped, and compared
   bramble logs         NAMESPACE/POD[/CONTAINER], without the controller
 
 Options that most of them take
@@ -140,6 +141,11 @@ pub(crate) enum StoreVerb {
     Rotate,
     /// Write what is whole into a new store.
     Salvage(PathBuf),
+    /// From the file of the data directory into a shared etcd, or back.
+    Migrate {
+        /// Into etcd.
+        to_etcd: bool,
+    },
 }
 
 /// Options shared by the verbs; each takes what concerns it.
@@ -242,11 +248,14 @@ impl Default for Options {
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Command, Options), lexopt::Error> {
     let mut parser = lexopt::Parser::from_args(args);
     let (mut words, mut options, mut purge, mut port) = (Vec::<String>::new(), Options::default(), false, 8080);
+    let (mut from, mut to) = (String::new(), String::new());
     while let Some(arg) = parser.next()? {
         match arg {
             Long("help") | Short('h') => return Ok((Command::Help, options)),
             Long("version") | Short('V') => return Ok((Command::Version, options)),
             Long("purge") => purge = true,
+            Long("from") => from = parser.value()?.string()?,
+            Long("to") => to = parser.value()?.string()?,
             Long("port") => port = parser.value()?.parse()?,
             Long(name) => {
                 let name = name.to_owned();
@@ -256,7 +265,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Command
             other @ Short(_) => return Err(other.unexpected()),
         }
     }
-    Ok((command(&words, purge, port)?, options))
+    Ok((command(&words, purge, port, (&from, &to))?, options))
 }
 
 /// Takes one long option and its value.
@@ -297,8 +306,17 @@ fn option(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Res
     Ok(())
 }
 
+/// Whether a migration goes into etcd.
+fn migration(ends: (&str, &str)) -> Result<bool, lexopt::Error> {
+    match ends {
+        ("file", "etcd") => Ok(true),
+        ("etcd", "file") => Ok(false),
+        _ => Err("say `--from file --to etcd` or `--from etcd --to file`".into()),
+    }
+}
+
 /// The verb that the words name.
-fn command(words: &[String], purge: bool, port: u16) -> Result<Command, lexopt::Error> {
+fn command(words: &[String], purge: bool, port: u16, ends: (&str, &str)) -> Result<Command, lexopt::Error> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     Ok(match words.as_slice() {
         [] => Command::Help,
@@ -322,6 +340,7 @@ fn command(words: &[String], purge: bool, port: u16) -> Result<Command, lexopt::
         }
         ["image", "list"] => Command::Image(ImageVerb::List),
         ["image", "rm", name] => Command::Image(ImageVerb::Remove((*name).to_owned())),
+        ["store", "migrate"] => Command::Store(StoreVerb::Migrate { to_etcd: migration(ends)? }),
         ["store", "salvage", to] => Command::Store(StoreVerb::Salvage(to.into())),
         ["logs", target] => Command::Logs((*target).to_owned()),
         other => return Err(format!("`bramble {}` is no command; `bramble --help` lists them", other.join(" ")).into()),
@@ -364,6 +383,13 @@ mod tests {
         let (command, _) = parsed("store salvage /tmp/new.redb --data-dir /a").unwrap();
         assert_eq!(command, Command::Store(StoreVerb::Salvage("/tmp/new.redb".into())));
         assert!(parsed("store salvage").is_err());
+    }
+
+    #[test]
+    fn a_store_goes_into_etcd_and_back() {
+        let (command, _) = parsed("store migrate --from file --to etcd").unwrap();
+        assert_eq!(command, Command::Store(StoreVerb::Migrate { to_etcd: true }));
+        assert!(parsed("store migrate --from etcd --to etcd").is_err());
     }
 
     #[test]

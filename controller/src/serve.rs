@@ -3,6 +3,7 @@
 mod backing;
 mod common_keys;
 pub(crate) mod listener;
+mod migrate;
 mod peers;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -33,7 +34,8 @@ use crate::registry::status::ApiError;
 use crate::registry::{Registry, ServiceRanges, uuid};
 use crate::scheduler;
 
-pub use self::backing::{EtcdServers, config as etcd_config};
+pub use self::backing::EtcdServers;
+pub use self::migrate::{Migration, migrate_store};
 
 /// How long the token in the join file is good for: the agent beside us takes it at once.
 const JOIN_TOKEN_S: i64 = 24 * 3600;
@@ -158,6 +160,12 @@ pub enum ServeError {
         #[source]
         source: std::io::Error,
     },
+    /// There is nothing to migrate.
+    #[error("there is no store at {}", .0.display())]
+    NoFile(PathBuf),
+    /// A cluster's memory could not be moved.
+    #[error("cannot migrate the store")]
+    Migrate(#[from] bramble_store::MigrateError),
     /// Flags that do not fit together.
     #[error("{0}")]
     EtcdFlags(&'static str),

@@ -18,6 +18,7 @@ mod error;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod history;
+mod migrate;
 mod overlay;
 mod page;
 mod query;
@@ -39,6 +40,7 @@ pub use config::{Backend, Config, Door};
 pub use config::{Etcd, EtcdTls};
 pub use error::{OpenError, ReadError, WatchError, WriteError};
 pub use history::{Event, EventKind};
+pub use migrate::{Content, MigrateError, begin, migrate};
 pub use query::{ListQuery, Page};
 pub use record::{Record, Revision};
 pub use rescue::{Report, RescueError, salvage, verify};

@@ -130,3 +130,44 @@ fn a_board_with_the_leader_dies_and_the_other_controller_goes_on() {
     let _ = one.kubectl("rollout restart deployment/web");
     let _ = one.kubectl("rollout status deployment/web --timeout=60s");
 }
+
+#[test]
+fn a_cluster_moves_from_its_file_into_etcd_and_back() {
+    let lan = Lan::new(1);
+    let mut one = lan.board("migrate", 0);
+    one.start(&[]);
+    let _ = one.kubectl(&format!("create secret generic s --from-literal=p={SECRET}"));
+    let _ = one.kubectl("create configmap c --from-literal=p=before");
+    let authority = || fs::read(one.dir().join("data/pki/ca.crt")).expect("the authority's certificate");
+    let before = authority();
+    let version = |board: &Board| -> u64 {
+        board.kubectl("get configmap c -o jsonpath={.metadata.resourceVersion}").parse().expect("a number")
+    };
+    let at_first = version(&one);
+    one.stop();
+
+    let etcd = Etcd::start(&[(&one, "10.99.0.1")]);
+    let flags = etcd.flags().join(" ");
+    let said = one.bramble(&format!("store migrate --from file --to etcd {flags}"));
+    assert!(said.contains("the same on both sides"), "{said}");
+    start(&mut one, &etcd, &[]);
+    assert_eq!(one.kubectl("get secret s -o jsonpath={.data.p}"), BASE64_STANDARD.encode(SECRET));
+    let in_etcd = version(&one);
+    assert!(in_etcd > at_first + (1 << 36), "no revision comes again: {at_first}, {in_etcd}");
+    let _ = one.kubectl("create configmap later --from-literal=p=in-etcd");
+    assert_eq!(files_with(etcd.dir(), &BASE64_STANDARD.encode(SECRET)), 0);
+    one.stop();
+
+    let said = one.bramble(&format!("store migrate --from etcd --to file {flags}"));
+    assert!(said.contains("the same on both sides"), "{said}");
+    drop(etcd);
+    one.start(&[]);
+    assert_eq!(one.kubectl("get configmap later -o jsonpath={.data.p}"), "in-etcd");
+    assert_eq!(one.kubectl("get secret s -o jsonpath={.data.p}"), BASE64_STANDARD.encode(SECRET));
+    assert!(version(&one) > in_etcd);
+    assert_eq!(
+        fs::read(one.dir().join("data/pki/ca.crt")).expect("it is there"),
+        before,
+        "the cluster keeps its authority"
+    );
+}

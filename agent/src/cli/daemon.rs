@@ -113,10 +113,10 @@ pub(crate) fn local_server(options: &Options) -> anyhow::Result<String> {
     })
 }
 
+/// What the command line says of a controller.
 #[cfg(feature = "controller")]
-pub(crate) fn controller(options: &Options) -> anyhow::Result<ExitCode> {
+pub(crate) fn controller_options(options: &Options) -> anyhow::Result<bramble_controller::serve::Options> {
     use bramble_controller::serve;
-    let _only = up::succeed(&options.data_dir, "controller")?;
     let service: Cidr = options.service_cidr.parse().map_err(|_| anyhow!("--service-cidr is no range"))?;
     let IpAddr::V4(network) = service.nth(0).context("--service-cidr is empty")? else {
         bail!("--service-cidr must be an IPv4 range");
@@ -130,6 +130,14 @@ pub(crate) fn controller(options: &Options) -> anyhow::Result<ExitCode> {
     settings.encryption_provider_config.clone_from(&options.encryption_provider_config);
     settings.etcd = Some(etcd_servers(options)).filter(|etcd| !etcd.servers.is_empty());
     settings.token_file.clone_from(&options.token_file);
+    Ok(settings)
+}
+
+#[cfg(feature = "controller")]
+pub(crate) fn controller(options: &Options) -> anyhow::Result<ExitCode> {
+    use bramble_controller::serve;
+    let _only = up::succeed(&options.data_dir, "controller")?;
+    let settings = controller_options(options)?;
     until_signal(async move {
         serve::run(settings, |ready| println!("ready; kubeconfig {}", ready.kubeconfig.display())).await?;
         bail!("the control plane ended")
@@ -138,7 +146,7 @@ pub(crate) fn controller(options: &Options) -> anyhow::Result<ExitCode> {
 
 /// The etcd that the command line names.
 #[cfg(feature = "controller")]
-pub(crate) fn etcd_servers(options: &Options) -> bramble_controller::serve::EtcdServers {
+fn etcd_servers(options: &Options) -> bramble_controller::serve::EtcdServers {
     let super::EtcdOptions { servers, cafile, certfile, keyfile, prefix } = options.etcd.clone();
     bramble_controller::serve::EtcdServers { servers, cafile, certfile, keyfile, prefix }
 }

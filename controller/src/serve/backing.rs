@@ -24,25 +24,43 @@ pub struct EtcdServers {
 
 /// The store, opened, and the keys that seal it.
 pub(super) async fn open(options: &Options) -> Result<(Store, Encryption), ServeError> {
-    let given = options.encryption_provider_config.as_deref();
     let Some(etcd) = &options.etcd else {
-        let encryption = Encryption::new(&options.data_dir, given);
-        let store = encryption.open(Config::redb(options.data_dir.join("store.redb"))).await?;
-        return Ok((store, encryption));
+        return open_file(options).await;
     };
-    let config = config(etcd)?;
-    let encryption = Encryption::shared(ClusterToken::open(&options.data_dir, options.token_file.as_deref())?, given);
+    open_etcd(options, etcd, 0).await
+}
+
+/// Where the file lies.
+pub(super) fn file(options: &Options) -> PathBuf {
+    options.data_dir.join("store.redb")
+}
+
+pub(super) async fn open_file(options: &Options) -> Result<(Store, Encryption), ServeError> {
+    let encryption = Encryption::new(&options.data_dir, options.encryption_provider_config.as_deref());
+    let store = encryption.open(Config::redb(file(options))).await?;
+    Ok((store, encryption))
+}
+
+pub(super) async fn open_etcd(
+    options: &Options,
+    etcd: &EtcdServers,
+    origin: u64,
+) -> Result<(Store, Encryption), ServeError> {
+    let config = config(etcd, origin)?;
+    let token = ClusterToken::open(&options.data_dir, options.token_file.as_deref())?;
+    let encryption = Encryption::shared(token, options.encryption_provider_config.as_deref());
     let store = encryption.open(config).await?;
     Ok((store, encryption))
 }
 
-/// What the store is told of an etcd.
+/// What the store is told of an etcd. Revisions of one that is empty begin above `origin`.
 #[cfg(feature = "etcd")]
-pub fn config(etcd: &EtcdServers) -> Result<Config, ServeError> {
+pub(super) fn config(etcd: &EtcdServers, origin: u64) -> Result<Config, ServeError> {
     use bramble_store::{Backend, Etcd, EtcdTls};
     let read = |path: &PathBuf| std::fs::read(path).map_err(|source| ServeError::File { path: path.clone(), source });
     let mut told = Etcd::new(etcd.servers.clone());
     told.prefix.clone_from(&etcd.prefix);
+    told.origin = origin;
     let identity_pem = match (&etcd.certfile, &etcd.keyfile) {
         (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
         (None, None) => None,
@@ -62,6 +80,6 @@ pub fn config(etcd: &EtcdServers) -> Result<Config, ServeError> {
 
 /// What the store is told of an etcd: nothing, in this build.
 #[cfg(not(feature = "etcd"))]
-pub fn config(_etcd: &EtcdServers) -> Result<Config, ServeError> {
+pub(super) fn config(_etcd: &EtcdServers, _origin: u64) -> Result<Config, ServeError> {
     Err(ServeError::NoEtcd)
 }

@@ -192,3 +192,51 @@ async fn a_snapshot_of_etcd_is_a_snapshot() {
     assert_eq!(get(&restored, "secrets/a").await, SECRET);
     assert_eq!(restored.keys("pods/").await.unwrap(), 600);
 }
+
+#[tokio::test]
+async fn a_store_goes_from_a_file_to_etcd_and_back_and_no_revision_comes_twice() {
+    let (member, dir) = (Member::start(), tempfile::tempdir().unwrap());
+    let sealing = |byte| Sealing::prefixes(&["secrets/"], key("k", byte));
+    let file = |name: &str| Config { sealing: sealing(2), ..Config::redb(dir.path().join(name)) };
+    let from = Store::open(file("from")).unwrap();
+    for index in 0..700 {
+        put(&from, &format!("pods/{index}"), &format!("{index:0>900}")).await;
+    }
+    put(&from, "secrets/a", SECRET).await;
+    put(&from, "_own/x", "stays").await;
+    let mut config = sealed(&member, 1);
+    let Backend::Etcd(etcd) = &mut config.backend else { unreachable!() };
+    etcd.origin = from.revision().0 + bramble_store::RESTORE_JUMP;
+    let to = Store::open(config).unwrap();
+    let content = bramble_store::migrate(&from, &to, "_own/").await.unwrap();
+    assert_eq!((content.records, to.keys("").await.unwrap()), (701, 701));
+    assert!(to.get("pods/0").await.unwrap().unwrap().revision > from.revision());
+    assert!(matches!(to.watch("pods/", from.revision()), Err(WatchError::Compacted { .. })));
+    assert_eq!(found(member.dir.path(), SECRET), 0);
+    let again = bramble_store::migrate(&from, &to, "").await;
+    assert!(matches!(again, Err(bramble_store::MigrateError::NotEmpty(701))));
+    // A store that opens later counts on from the same origin.
+    let mut watch = to.watch("pods/", to.revision()).unwrap();
+    let later = Store::open(sealed(&member, 1)).unwrap();
+    let revision = put(&later, "pods/new", "v").await;
+    assert_eq!(watch.next().await.unwrap().revision, revision);
+    assert!(revision > from.revision());
+
+    let begun = bramble_store::begin(&dir.path().join("back"), to.revision()).unwrap();
+    let back = Store::open(file("back")).unwrap();
+    assert_eq!(bramble_store::migrate(&to, &back, "").await.unwrap().records, 702);
+    assert_eq!(get(&back, "secrets/a").await, SECRET);
+    assert!(begun > revision && put(&back, "pods/more", "v").await > begun);
+    assert!(matches!(back.watch("pods/", revision), Err(WatchError::Compacted { .. })));
+}
+
+#[tokio::test]
+async fn what_is_not_ours_in_etcd_is_left_alone() {
+    let member = Member::start();
+    let store = Store::open(member.at("/registry")).unwrap();
+    put(&store, "pods/a", "v").await;
+    drop(store);
+    // Below another one's keys, which are no marker of a store.
+    let Err(error) = Store::open(member.at("/registry/pods")) else { panic!("it opened") };
+    assert!(format!("{error:?}").contains("not ours"), "{error:?}");
+}
