@@ -24,7 +24,7 @@ bramble - Kubernetes for small boards
 
   bramble up           controller and agent on this board   [--demo]
   bramble controller   the control plane alone
-  bramble agent        a worker: --server URL --token TOKEN (or --join-file FILE)
+  bramble agent        a worker: --server URL[,URL] --token TOKEN (or --join-file FILE)
   bramble down         stop, and remove every trace on this host   [--purge: the data too]
   bramble check        say what this machine lacks, each with its cure, and what of the stores is damaged
   bramble token        create | list | revoke ID

@@ -234,7 +234,9 @@ pub async fn run(options: Options, ready: impl FnOnce(Ready)) -> Result<(), Serv
     let identity = format!("{}_{}", options.node_name, uuid());
     if options.etcd.is_some() {
         let (client, node_name) = (admin.clone(), options.node_name.clone());
-        let peer = peers::Peer { client, advertised, node_name, identity: identity.clone() };
+        let api = front.api.clone();
+        let readiness = Arc::new(move |ready| api.readiness().set("etcd", ready));
+        let peer = peers::Peer { client, advertised, node_name, identity: identity.clone(), readiness };
         tasks.spawn(peer.run());
     }
     start_controllers(&mut tasks, &options, &front, &pki, &shutdown, &identity);

@@ -1,6 +1,6 @@
-//! Several controllers over one etcd: two boards under `up`, a member of etcd on each of them and on a third one, mTLS. What
-//! is written through one is seen through the other, and when a whole board dies, the leader and its member with it, the
-//! other one goes on.
+//! Several controllers over one etcd: two boards under `up` and a worker, a member of etcd on each of them, mTLS. What is
+//! written through one is seen through the other, and when a whole board dies, the leader and its member with it, the other
+//! one goes on, and the worker with it.
 
 use std::fs;
 use std::path::Path;
@@ -22,7 +22,7 @@ fn web() -> String {
     format!(
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web}}\nspec:\n  replicas: 2\n  selector: \
          {{matchLabels: {{app: web}}}}\n  template:\n    metadata: {{labels: {{app: web}}}}\n    spec:\n      \
-         terminationGracePeriodSeconds: 1\n      nodeSelector: {{kubernetes.io/hostname: pi-2}}\n      containers:\n      - \
+         terminationGracePeriodSeconds: 1\n      nodeSelector: {{kubernetes.io/hostname: pi-3}}\n      containers:\n      - \
          name: main\n        image: {TOOLS}\n        command: [sh, -c, \"exec sleep 1000000\"]\n"
     )
 }
@@ -81,14 +81,15 @@ fn tokens_are_the_clusters(one: &Board, two: &Board) {
 #[test]
 fn a_board_with_the_leader_dies_and_the_other_controller_goes_on() {
     let lan = Lan::new(1);
-    let [mut one, mut two, three] = [(); 3].map(|()| lan.board("controllers", 0));
+    let [mut one, mut two, mut three] = [(); 3].map(|()| lan.board("controllers", 0));
     let mut etcd = Etcd::start(&[(&one, "10.99.0.1"), (&two, "10.99.0.2"), (&three, "10.99.0.3")]);
     start(&mut one, &etcd, &[]);
     let token = one.dir().join("data/cluster-token").to_string_lossy().into_owned();
     start(&mut two, &etcd, &["--node-name", "pi-2", "--token-file", &token]);
-    let archive = two.dir().join("image.tar");
+    three.join_any(&one, "pi-3", &["https://10.99.0.1:6443", "https://10.99.0.2:6443"]);
+    let archive = three.dir().join("image.tar");
     image::tools().docker_archive(TOOLS, &archive);
-    let _ = two.bramble(&format!("image import {}", archive.display()));
+    let _ = three.bramble(&format!("image import {}", archive.display()));
 
     let _ = one.kubectl(&format!("create secret generic s --from-literal=p={SECRET}"));
     let _ = one.kubectl(&format!("create configmap c --from-literal=p={PLAIN}"));

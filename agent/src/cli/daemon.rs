@@ -179,11 +179,18 @@ pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
     let range = |text: &str, option: &str| text.parse::<Cidr>().map_err(|_| anyhow!("{option} {text:?} is no range"));
     let service_cidr = range(&options.service_cidr, "--service-cidr")?;
     let (token, pins) = credentials(options)?;
-    let server = options.server.as_deref().context("say where the API server is: --server https://ADDRESS:6443")?;
+    let mut servers = Vec::new();
+    for text in options.server.iter().flat_map(|servers| servers.split(',')) {
+        servers.push(Endpoint::parse(text).map_err(|message| anyhow!(message))?);
+    }
+    if servers.is_empty() {
+        bail!("say where the API server is: --server https://ADDRESS:6443");
+    }
     let settings = agent::Options {
         instance: Instance::new(&options.data_dir, &options.run_dir, options.cgroup_root.as_deref()),
         node_name: node_name(options),
-        server: Endpoint::parse(server).map_err(|message| anyhow!(message))?,
+        server: servers.remove(0),
+        other_servers: servers,
         token,
         pins,
         node_ips: Vec::new(),

@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use crate::client::{Client, ClientError, DeleteOptions, ListOptions, Resource};
 use crate::object::time;
@@ -71,6 +72,7 @@ pub(super) struct Peer {
     pub(super) advertised: SocketAddr,
     pub(super) node_name: String,
     pub(super) identity: String,
+    pub(super) readiness: Arc<dyn Fn(bool) + Send + Sync>,
 }
 
 impl Peer {
@@ -78,11 +80,11 @@ impl Peer {
     pub(super) async fn run(self) {
         let (started, mut seen) = (Instant::now(), Seen::default());
         loop {
-            if let Err(error) = self.once(&mut seen, started).await {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "the API servers are not looked at this time"
-                );
+            let done = timeout(SILENCE_MAX, self.once(&mut seen, started)).await;
+            // Who cannot write its Lease is not ready, whatever the reason; a conflict is another server's write.
+            (self.readiness)(done.as_ref().is_ok_and(|done| done.as_ref().err().is_none_or(ClientError::is_conflict)));
+            if let Ok(Err(error)) = done {
+                tracing::debug!(error = &error as &dyn std::error::Error, "the API servers were not looked at");
             }
             sleep(PERIOD).await;
         }

@@ -1,10 +1,6 @@
 //! Shell: what nobody owns any more goes: after a crash, and at the end.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs, path::Path};
 
 use super::{Runtime, locked, subdirectories};
 use crate::{

@@ -5,9 +5,10 @@
 //!          v                                         |
 //! resume at the next revision -> events -> rings -> ...
 //!          |
-//!          '-- compacted, or an event without its previous value -> begin again at the newest revision: every watcher
-//!              is told to list again
+//!          |-- compacted, an event without its previous value, etcd set back -> begin again at the newest revision
+//!          '-- no member for a while -> begin again where it is: nobody shall wait for events that cannot come
 //! ```
+//! Where it begins again, every watcher is told to list again; who lists hears then that etcd does not answer.
 //! etcd 3.4.23 may report progress before it has sent what happened, so no progress report is believed: the feed is as
 //! far as its last event, and `reach` makes one where none comes.
 
@@ -35,6 +36,8 @@ const PRIME_REVISIONS: i64 = 2000;
 const PAUSE: Duration = Duration::from_millis(200);
 /// etcd confirms a watch at once.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A member lost and another one found takes less; an election does, too.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Where the feed is.
 pub(super) struct Feed {
@@ -54,6 +57,10 @@ impl Feed {
 enum Ended {
     /// Go on where it was.
     Broken(String),
+    /// Events came meanwhile.
+    Interrupted(String),
+    /// A data key of another controller cannot be had.
+    Keys(String),
     /// Events are lost.
     Compacted(i64),
     /// An event's previous value is lost, or a record cannot be opened.
@@ -75,8 +82,12 @@ impl Inner {
         self.shared.announce(base, &touched);
     }
 
-    /// Waits until the feed has passed a revision of etcd. Where no event of ours has it, one is made.
+    /// Waits until the feed has passed a revision of etcd, but not for ever. Where no event of ours has it, one is made.
     pub(super) async fn reach(&self, own: i64) {
+        let _ = timeout(BEHIND_MAX, self.reach_surely(own)).await;
+    }
+
+    async fn reach_surely(&self, own: i64) {
         let wanted = self.keys.shown(own);
         let reached = || self.shared.state().published >= wanted;
         if reached() || timeout(TICK_AFTER, self.shared.wait_until(reached)).await.is_ok() {
@@ -90,17 +101,30 @@ impl Inner {
         if let Err(refusal) = self.members.txn(Txn::new().and_then([TxnOp::put(key, "", None)])).await {
             tracing::debug!(?refusal, "no tick");
         }
-        let _ = timeout(BEHIND_MAX, self.shared.wait_until(reached)).await;
+        self.shared.wait_until(reached).await;
     }
 }
 
 /// Feeds until the store closes.
 pub(super) async fn run(inner: Arc<Inner>, mut feed: Feed) {
+    let mut silent = Some(Instant::now());
     loop {
         match follow(&inner, &mut feed).await {
             Ended::Broken(why) => {
-                tracing::debug!(why, "the feed goes on with the next connection");
+                tracing::debug!(why, "the feed tries the next connection");
                 sleep(PAUSE).await;
+                let since = *silent.get_or_insert_with(Instant::now);
+                if since.elapsed() > SILENCE_MAX {
+                    tracing::warn!(why, "etcd does not answer; every watcher lists again");
+                    inner.begin_again(feed.next - 1);
+                    silent = Some(Instant::now());
+                }
+                continue;
+            }
+            Ended::Interrupted(why) => tracing::debug!(why, "the feed goes on with the next connection"),
+            Ended::Keys(why) => {
+                tracing::error!(why, "a record of another controller cannot be opened: do all have the same keys?");
+                sleep(SILENCE_MAX).await;
             }
             // At the start it only asks for less history.
             Ended::Compacted(oldest) if feed.next <= feed.newest && oldest < feed.newest => {
@@ -110,6 +134,7 @@ pub(super) async fn run(inner: Arc<Inner>, mut feed: Feed) {
             Ended::Compacted(_) => lost(&inner, &mut feed, "compacted").await,
             Ended::Gap(why) => lost(&inner, &mut feed, &why).await,
         }
+        silent = None;
     }
 }
 
@@ -129,6 +154,12 @@ async fn lost(inner: &Inner, feed: &mut Feed, why: &str) {
 
 async fn follow(inner: &Inner, feed: &mut Feed) -> Ended {
     let mut moves = inner.members.moves();
+    // etcd put back from a backup is behind; a watch there would wait for revisions that are used twice.
+    match inner.newest().await {
+        Ok(newest) if newest < feed.next - 1 => return Ended::Gap(format!("etcd was set back to {newest}")),
+        Ok(_) => {}
+        Err(refusal) => return Ended::Broken(refusal.reason()),
+    }
     let (number, mut client) = match inner.members.watcher().await {
         Ok(client) => client,
         Err(refusal) => return Ended::Broken(refusal.reason()),
@@ -136,37 +167,40 @@ async fn follow(inner: &Inner, feed: &mut Feed) -> Ended {
     let everything = inner.keys.everything();
     let options = WatchOptions::new().with_range(everything.end).with_start_revision(feed.next).with_prev_key();
     let started = timeout(CREATE_TIMEOUT, client.watch(everything.start, Some(options))).await;
-    let broken = |why: String| {
+    let mut confirmed = false;
+    let broken = |why: String, confirmed: bool| {
         inner.members.leave(number, &why);
-        Ended::Broken(why)
+        if confirmed { Ended::Interrupted(why) } else { Ended::Broken(why) }
     };
     let mut stream = match started {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return broken(error.to_string()),
-        Err(_) => return broken("no watch".into()),
+        Ok(Err(error)) => return broken(error.to_string(), false),
+        Err(_) => return broken("no watch".into(), false),
     };
     if *moves.borrow_and_update() != number {
         return Ended::Broken("another member".into());
     }
-    let mut confirmed = false;
     let give_up = Instant::now() + CREATE_TIMEOUT;
     loop {
         let message = tokio::select! {
             message = stream.message() => message,
-            _ = moves.changed() => return Ended::Broken("another member".into()),
-            () = tokio::time::sleep_until(give_up), if !confirmed => return broken("no watch".into()),
+            _ = moves.changed() => {
+                let why = "another member".to_owned();
+                return if confirmed { Ended::Interrupted(why) } else { Ended::Broken(why) };
+            }
+            () = tokio::time::sleep_until(give_up), if !confirmed => return broken("no watch".into(), false),
         };
         let response = match message {
             Ok(Some(response)) => response,
-            Ok(None) => return broken("the stream ended".into()),
+            Ok(None) => return broken("the stream ended".into(), confirmed),
             Err(error) if Refusal::of(&error) == Refusal::Answer => return Ended::Gap(error.to_string()),
-            Err(error) => return broken(error.to_string()),
+            Err(error) => return broken(error.to_string(), confirmed),
         };
         if response.compact_revision() > 0 {
             return Ended::Compacted(response.compact_revision());
         }
         if response.canceled() {
-            return broken(response.cancel_reason().to_owned());
+            return broken(response.cancel_reason().to_owned(), confirmed);
         }
         confirmed = true;
         if let Err(ended) = take_in(inner, feed, &response).await {
@@ -235,7 +269,10 @@ async fn open(inner: &Inner, key: &str, raw: &[u8]) -> Result<Bytes, Ended> {
             tracing::error!(key, "a record in etcd is damaged");
             Ok(Bytes::new())
         }
-        Err(Opening::Keys(refusal)) => Err(Ended::Broken(refusal.reason())),
+        Err(Opening::Keys(refusal @ (Refusal::Untouched(_) | Refusal::Unknown(_)))) => {
+            Err(Ended::Broken(refusal.reason()))
+        }
+        Err(Opening::Keys(refusal)) => Err(Ended::Keys(refusal.reason())),
     }
 }
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use bramble_store::{Durability, EventKind, ListQuery, Precondition, Revision, Store, Write};
+use bramble_store::{Durability, EventKind, ListQuery, Precondition, ReadError, Revision, Store, WatchError, Write};
 use tokio::task::JoinSet;
 
 use crate::cluster::{Cluster, Fault, MEMBERS, enter};
@@ -179,6 +179,35 @@ fn members_fail_and_nothing_acknowledged_is_lost() {
             let state: BTreeMap<_, _> =
                 page.records.into_iter().map(|record| (record.key, record.value.to_vec())).collect();
             assert!(seen.iter().all(|seen| *seen == state), "what followers saw is not what is there");
+        });
+    });
+}
+
+#[test]
+fn a_watch_does_not_wait_for_ever_for_a_cluster_that_is_gone() {
+    let mut cluster = Cluster::start();
+    in_network(&cluster.hub(), || {
+        let store = Store::open(cluster.config(0)).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let write = || vec![Write::put("pods/a", Precondition::Any, "v")];
+            let before = store.write(write(), Durability::Durable).await.unwrap();
+            let mut watch = store.watch("pods/", before).unwrap();
+            (0..MEMBERS).for_each(|member| cluster.hurt(member, Fault::Pause));
+            let told = tokio::time::timeout(Duration::from_secs(60), watch.next()).await.unwrap();
+            assert_eq!(told, Err(WatchError::SlowConsumer));
+            assert!(matches!(store.list(ListQuery::all("pods/")).await, Err(ReadError::Unavailable { .. })));
+            (0..MEMBERS).for_each(|member| cluster.heal(member, Fault::Pause));
+            let mut after = None;
+            while after.is_none() {
+                after = store.write(write(), Durability::Durable).await.ok();
+            }
+            // Nothing that it knows is lost: from what it has shown last, the new event comes.
+            let mut watch = store.watch("pods/", before).unwrap();
+            let mut seen = before;
+            while Some(seen) < after {
+                seen = watch.next().await.unwrap().revision;
+            }
         });
     });
 }
