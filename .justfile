@@ -1,8 +1,8 @@
 # One command each; CI calls the same ones.
 check:
-    cargo fmt --all --check && cargo clippy --workspace --all-targets -- -D warnings
+    cargo fmt --all --check && cargo clippy --workspace --all-targets --all-features -- -D warnings
 test:
-    cargo test --workspace -- --test-threads=2
+    cargo test --workspace --all-features -- --test-threads=2
 e2e:
     cargo test -p bramble-tests -- --test-threads=2
 bench:

@@ -41,6 +41,8 @@ pub struct Options {
     pub node_name: String,
     /// The API server.
     pub server: Endpoint,
+    /// Further ones of the same cluster, asked when the first one does not answer.
+    pub other_servers: Vec<Endpoint>,
     /// A one-time token; not needed once joined.
     pub token: Option<String>,
     /// The pins of the cluster's authority; not needed once joined.
@@ -180,6 +182,7 @@ impl Agent {
         let join = JoinOptions {
             dir: join::dir_below(&self.dir),
             server: self.options.server.clone(),
+            other_servers: self.options.other_servers.clone(),
             node_name: self.options.node_name.clone(),
             token: self.options.token.clone(),
             pins: self.options.pins.clone(),

@@ -27,7 +27,7 @@ bramble - Kubernetes for small boards
 
   bramble up           controller and agent on this board   [--demo]
   bramble controller   the control plane alone
-  bramble agent        a worker: --server URL --token TOKEN (or --join-file FILE)
+  bramble agent        a worker: --server URL[,URL] --token TOKEN (or --join-file FILE)
   bramble down         stop, and remove every trace on this host   [--purge: the data too]
   bramble check        say what this machine lacks, each with its cure, and what of the stores is damaged
   bramble token        create | list | revoke ID
@@ -38,6 +38,7 @@ bramble - Kubernetes for small boards
                        flash CARD.img[.zst] DEVICE: writes and verifies a card, in this computer
   bramble store        rotate: new keys for what is sealed at rest
                        salvage FILE: what is whole of a damaged store, into a new one
+                       migrate --from file --to etcd, or back: with every controller stopped, and compared
   bramble logs         NAMESPACE/POD[/CONTAINER], without the controller; without words: of a flashed board itself
   bramble slot         status | install FILE | confirm: the two systems of a flashed board   [--card DEVICE]
   bramble reboot       stop pods first, then start a flashed board again; `bramble poweroff` leaves it off
@@ -53,6 +54,10 @@ Options of up and controller
   --cluster-cidr CIDR       pods                            (default 10.42.0.0/16)
   --service-cidr CIDR       services                        (default 10.43.0.0/16)
   --encryption-provider-config FILE   what is sealed at rest, as upstream's   (default: Secrets)
+  --etcd-servers URL[,URL]  a shared etcd for several controllers (default: a file; needs a build with --features etcd)
+  --etcd-cafile, --etcd-certfile, --etcd-keyfile FILE   for https:// URLs
+  --etcd-prefix PATH        what its keys begin with        (default /registry)
+  --token-file FILE         what these controllers share    (default: cluster-token in the first one's data directory)
 Options of up and agent
   --insecure-registry HOST[:PORT]   plain HTTP for this registry only; repeatable
   --resolv-conf FILE                resolvers of foreign names (default /etc/resolv.conf)
@@ -175,6 +180,11 @@ pub(crate) enum StoreVerb {
     Rotate,
     /// Write what is whole into a new store.
     Salvage(PathBuf),
+    /// From the file of the data directory into a shared etcd, or back.
+    Migrate {
+        /// Into etcd.
+        to_etcd: bool,
+    },
 }
 
 /// Options shared by the verbs; each takes what concerns it.
@@ -206,6 +216,10 @@ pub(crate) struct Options {
     pub(crate) join_file: Option<PathBuf>,
     /// Upstream's EncryptionConfiguration, for a controller.
     pub(crate) encryption_provider_config: Option<PathBuf>,
+    /// The etcd that several controllers share; no servers: a file of this board's.
+    pub(crate) etcd: EtcdOptions,
+    /// The token that these controllers share.
+    pub(crate) token_file: Option<PathBuf>,
     /// Registries spoken to without TLS.
     pub(crate) insecure_registries: Vec<String>,
     /// The board's resolvers.
@@ -224,6 +238,21 @@ pub(crate) struct Options {
     pub(crate) die_with_parent: bool,
 }
 
+/// Where an etcd is, and how it is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EtcdOptions {
+    /// URLs of its members.
+    pub(crate) servers: Vec<String>,
+    /// Who signs their certificates.
+    pub(crate) cafile: Option<PathBuf>,
+    /// Our certificate.
+    pub(crate) certfile: Option<PathBuf>,
+    /// Its key.
+    pub(crate) keyfile: Option<PathBuf>,
+    /// What all keys begin with.
+    pub(crate) prefix: String,
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -240,6 +269,14 @@ impl Default for Options {
             ca_pin: None,
             join_file: None,
             encryption_provider_config: None,
+            etcd: EtcdOptions {
+                servers: Vec::new(),
+                cafile: None,
+                certfile: None,
+                keyfile: None,
+                prefix: "/registry".into(),
+            },
+            token_file: None,
             insecure_registries: Vec::new(),
             resolv_conf: "/etc/resolv.conf".into(),
             kubelet_port: 10250,
@@ -259,11 +296,14 @@ impl Default for Options {
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Command, Options), lexopt::Error> {
     let mut parser = lexopt::Parser::from_args(args);
     let (mut words, mut options, mut purge, mut port) = (Vec::<String>::new(), Options::default(), false, 8080);
+    let (mut from, mut to) = (String::new(), String::new());
     while let Some(arg) = parser.next()? {
         match arg {
             Long("help") | Short('h') => return Ok((Command::Help, options)),
             Long("version") | Short('V') => return Ok((Command::Version, options)),
             Long("purge") => purge = true,
+            Long("from") => from = parser.value()?.string()?,
+            Long("to") => to = parser.value()?.string()?,
             Long("port") => port = parser.value()?.parse()?,
             Long(name) => {
                 let name = name.to_owned();
@@ -273,7 +313,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<(Command
             other @ Short(_) => return Err(other.unexpected()),
         }
     }
-    Ok((command(&words, purge, port)?, options))
+    Ok((command(&words, purge, port, (&from, &to))?, options))
 }
 
 /// Takes one long option and its value.
@@ -294,6 +334,18 @@ fn option(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Res
         "ca-pin" => options.ca_pin = Some(parser.value()?.string()?),
         "join-file" => options.join_file = Some(parser.value()?.into()),
         "encryption-provider-config" => options.encryption_provider_config = Some(parser.value()?.into()),
+        "etcd-servers" => {
+            let servers = parser.value()?.string()?;
+            options
+                .etcd
+                .servers
+                .extend(servers.split(',').map(str::trim).filter(|it| !it.is_empty()).map(str::to_owned));
+        }
+        "etcd-cafile" => options.etcd.cafile = Some(parser.value()?.into()),
+        "etcd-certfile" => options.etcd.certfile = Some(parser.value()?.into()),
+        "etcd-keyfile" => options.etcd.keyfile = Some(parser.value()?.into()),
+        "etcd-prefix" => options.etcd.prefix = parser.value()?.string()?,
+        "token-file" => options.token_file = Some(parser.value()?.into()),
         "insecure-registry" => options.insecure_registries.push(parser.value()?.string()?),
         "resolv-conf" => options.resolv_conf = parser.value()?.into(),
         "config" => options.config = Some(parser.value()?.into()),
@@ -305,8 +357,17 @@ fn option(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Res
     Ok(())
 }
 
+/// Whether a migration goes into etcd.
+fn migration(ends: (&str, &str)) -> Result<bool, lexopt::Error> {
+    match ends {
+        ("file", "etcd") => Ok(true),
+        ("etcd", "file") => Ok(false),
+        _ => Err("say `--from file --to etcd` or `--from etcd --to file`".into()),
+    }
+}
+
 /// The verb that the words name.
-fn command(words: &[String], purge: bool, port: u16) -> Result<Command, lexopt::Error> {
+fn command(words: &[String], purge: bool, port: u16, ends: (&str, &str)) -> Result<Command, lexopt::Error> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     Ok(match words.as_slice() {
         [] => Command::Help,
@@ -334,6 +395,7 @@ fn command(words: &[String], purge: bool, port: u16) -> Result<Command, lexopt::
             Command::Image(ImageVerb::Flash { image: image.into(), device: device.into() })
         }
         ["image", "rm", name] => Command::Image(ImageVerb::Remove((*name).to_owned())),
+        ["store", "migrate"] => Command::Store(StoreVerb::Migrate { to_etcd: migration(ends)? }),
         ["store", "salvage", to] => Command::Store(StoreVerb::Salvage(to.into())),
         ["logs"] => Command::Logs(None),
         ["logs", target] => Command::Logs(Some((*target).to_owned())),
@@ -367,6 +429,13 @@ mod tests {
     }
 
     #[test]
+    fn etcd_servers_are_a_list() {
+        let (_, options) = parsed("controller --etcd-servers https://a:2379,https://b:2379 --etcd-prefix /x").unwrap();
+        assert_eq!(options.etcd.servers, ["https://a:2379", "https://b:2379"]);
+        assert_eq!(options.etcd.prefix, "/x");
+    }
+
+    #[test]
     fn a_wrong_word_is_named_in_the_error() {
         assert!(parsed("image eat x").unwrap_err().to_string().contains("image eat x"));
         assert!(parsed("up --colour red").unwrap_err().to_string().contains("--colour"));
@@ -377,6 +446,13 @@ mod tests {
         let (command, _) = parsed("store salvage /tmp/new.redb --data-dir /a").unwrap();
         assert_eq!(command, Command::Store(StoreVerb::Salvage("/tmp/new.redb".into())));
         assert!(parsed("store salvage").is_err());
+    }
+
+    #[test]
+    fn a_store_goes_into_etcd_and_back() {
+        let (command, _) = parsed("store migrate --from file --to etcd").unwrap();
+        assert_eq!(command, Command::Store(StoreVerb::Migrate { to_etcd: true }));
+        assert!(parsed("store migrate --from etcd --to etcd").is_err());
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub struct JoinOptions {
     pub dir: PathBuf,
     /// The API server.
     pub server: Endpoint,
+    /// Further ones of the same cluster.
+    pub other_servers: Vec<Endpoint>,
     /// The node's name.
     pub node_name: String,
     /// `abcdef.0123456789abcdef`; not needed once joined.
@@ -173,7 +175,8 @@ fn connection(
     identity: Identity,
     clock: &Arc<Clock>,
 ) -> Result<Connection, JoinError> {
-    Connection::new(options.server.clone(), trust, identity, Arc::clone(clock)).map_err(JoinError::Unusable)
+    let connection = Connection::new(options.server.clone(), trust, identity, Arc::clone(clock));
+    Ok(connection.map_err(JoinError::Unusable)?.or(&options.other_servers))
 }
 
 fn well_formed(token: &str) -> bool {

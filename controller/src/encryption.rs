@@ -4,6 +4,7 @@
 
 mod config;
 mod kms;
+pub(crate) mod token;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 pub use self::config::ConfigError;
 use self::config::Place;
+pub use self::token::ClusterToken;
 use crate::pki::{PkiError, write_secret_file};
 
 /// How often a key management service is asked which key it uses: as upstream does.
@@ -60,6 +62,15 @@ pub enum EncryptionError {
         #[source]
         source: SealError,
     },
+    /// The token is too easily guessed.
+    #[error("the token in {} is too short: make one with `openssl rand -hex 32`", .0.display())]
+    TokenShort(PathBuf),
+    /// The cluster in etcd has another token.
+    #[error(
+        "this etcd holds a cluster of another token: give the file `cluster-token` of its first controller's data \
+             directory with --token-file"
+    )]
+    TokenWrong(#[source] SealError),
     /// The store does not open with these keys.
     #[error("cannot open the store")]
     Store(#[from] OpenError),
@@ -74,16 +85,36 @@ pub struct Encryption {
     path: PathBuf,
     /// The file is ours: `rotate` makes a new key itself.
     own: bool,
+    /// What several controllers share; it seals what only they may know, and Secrets where there is no file.
+    token: Option<ClusterToken>,
 }
 
 impl Encryption {
     /// The user's file, or our own below the data directory.
     pub fn new(data_dir: &Path, given: Option<&Path>) -> Encryption {
         let path = given.map_or_else(|| data_dir.join("encryption.yaml"), Path::to_owned);
-        Encryption { path, own: given.is_none() }
+        Encryption { path, own: given.is_none(), token: None }
+    }
+
+    /// For controllers that share a store: the user's file, the same for all of them, or else the token's key.
+    pub fn shared(token: ClusterToken, given: Option<&Path>) -> Encryption {
+        let path = given.map(Path::to_owned).unwrap_or_default();
+        Encryption { path, own: false, token: Some(token) }
     }
 
     fn load(&self) -> Result<Sealing, EncryptionError> {
+        match &self.token {
+            None => self.load_file(),
+            Some(token) if !self.has_file() => Ok(token.sealing(Sealing::prefixes(&["secrets/"], token.service()))),
+            Some(token) => Ok(token.sealing(self.load_file()?)),
+        }
+    }
+
+    fn has_file(&self) -> bool {
+        !self.path.as_os_str().is_empty()
+    }
+
+    fn load_file(&self) -> Result<Sealing, EncryptionError> {
         use std::os::unix::fs::PermissionsExt;
         let file = |source| EncryptionError::File { path: self.path.clone(), source };
         let mode = std::fs::metadata(&self.path).map_err(file)?.permissions().mode();
@@ -96,6 +127,10 @@ impl Encryption {
 
     /// Opens a store with these keys. A wrong or a missing key changes nothing.
     pub async fn open(&self, mut config: Config) -> Result<Store, EncryptionError> {
+        if let Some(token) = &self.token {
+            config.sealing = self.load()?;
+            return token.open_store(config).await;
+        }
         if !self.own || self.path.exists() {
             config.sealing = self.load()?;
             return Ok(Store::open(config)?);
@@ -130,6 +165,9 @@ impl Encryption {
 
     /// The key management services of the file.
     pub fn services(&self) -> Result<Services, EncryptionError> {
+        if !self.has_file() {
+            return Ok(Services(Vec::new()));
+        }
         let text = std::fs::read_to_string(&self.path);
         let text = text.map_err(|source| EncryptionError::File { path: self.path.clone(), source })?;
         let places = config::services(&text).into_iter().map(|place| (place, None));

@@ -22,6 +22,7 @@ pub mod backup;
 pub mod bootstrap;
 pub mod client;
 pub mod controllers;
+pub mod election;
 pub mod encryption;
 pub mod identity;
 pub mod kinds;

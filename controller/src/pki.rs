@@ -133,6 +133,11 @@ pub fn write_secret_file(path: &Path, text: &str) -> Result<(), PkiError> {
     files::write_private(path, text.as_bytes())
 }
 
+/// Makes a directory that only its owner enters.
+pub(crate) fn private_dir(path: &Path) -> Result<(), PkiError> {
+    files::private_dir(path)
+}
+
 fn open_token_keys(dir: &Path) -> Result<Vec<Arc<Key>>, PkiError> {
     files::private_dir(dir)?;
     let listed = std::fs::read_dir(dir).map_err(|source| PkiError::File { path: dir.into(), source })?;

@@ -24,17 +24,18 @@ mod watch;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
-use bramble_store::{Durability, ReadError, Record, Revision, Store, Write, WriteError};
+use bramble_store::{Durability, ListQuery, ReadError, Record, Revision, Store, Write, WriteError};
 use bytes::Bytes;
 
 use crate::authz::Authorizer;
 use crate::identity::Identity;
 pub use crate::kinds::strategy::Part;
-use crate::kinds::{Kind, Kinds};
+use crate::kinds::{Kind, Kinds, Persistence};
 use crate::object::Object;
 use crate::registry::status::{Answer, ApiError};
 
 pub use allocation::ServiceRanges;
+pub(crate) use create::uuid;
 pub use delete::{DeleteRequest, Deleted};
 pub use read::{ListRequest, Lister, Match};
 pub(crate) use shape::Applying;
@@ -163,6 +164,20 @@ impl Registry {
         &self.ranges
     }
 
+    /// Takes over what lives an hour from a controller that is gone: of what a shared store holds, each gets one hour more.
+    pub async fn adopt_events(&self) {
+        let kinds = self.kinds();
+        for kind in kinds.rows().iter().filter(|kind| matches!(kind.persistence, Persistence::Volatile)) {
+            let prefix = kind.prefix() + "/";
+            match self.store.list(ListQuery::all(&prefix)).await {
+                Ok(page) => {
+                    page.records.into_iter().for_each(|it| self.events.remember(it.key, it.revision, self.now()))
+                }
+                Err(error) => tracing::warn!(%error, prefix, "events are not taken over"),
+            }
+        }
+    }
+
     /// Removes events whose hour is over; returns never. Sleeps until the earliest expiry and not otherwise.
     pub async fn expire_events(&self) {
         self.events.run(&self.store, self.clock).await;
@@ -198,6 +213,7 @@ fn read_error(error: ReadError) -> ApiError {
     match error {
         ReadError::Compacted { .. } => ApiError::expired("The resourceVersion for the provided list is too old."),
         ReadError::TooNew { current } => ApiError::too_large_resource_version(current.0 + 1, current.0),
+        ReadError::Unavailable { .. } => ApiError::unavailable(error.to_string()),
         other => ApiError::internal(other),
     }
 }

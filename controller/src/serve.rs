@@ -1,6 +1,10 @@
 //! Shell: puts the control plane together and listens.
 
+mod backing;
+mod common_keys;
 pub(crate) mod listener;
+mod migrate;
+mod peers;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -20,14 +24,18 @@ use crate::authz::Authorizer;
 use crate::bootstrap::{self, Facts};
 use crate::client::{Client, ClientError};
 use crate::controllers;
+use crate::election::{Candidate, lead};
 use crate::encryption::{Encryption, EncryptionError};
 use crate::identity::Identity;
 use crate::kinds::Kinds;
 use crate::pki::tls::ServingNames;
 use crate::pki::{self, Pki, PkiError};
 use crate::registry::status::ApiError;
-use crate::registry::{Registry, ServiceRanges};
+use crate::registry::{Registry, ServiceRanges, uuid};
 use crate::scheduler;
+
+pub use self::backing::EtcdServers;
+pub use self::migrate::{Migration, migrate_store};
 
 /// How long the token in the join file is good for: the agent beside us takes it at once.
 const JOIN_TOKEN_S: i64 = 24 * 3600;
@@ -55,6 +63,10 @@ pub struct Options {
     pub join_file: Option<PathBuf>,
     /// Upstream's EncryptionConfiguration; without one, Secrets are sealed with a key of our own.
     pub encryption_provider_config: Option<PathBuf>,
+    /// An etcd that several controllers share, in place of a file of this board's.
+    pub etcd: Option<EtcdServers>,
+    /// The token that these controllers share; without one, `cluster-token` in the data directory.
+    pub token_file: Option<PathBuf>,
 }
 
 impl Options {
@@ -71,6 +83,8 @@ impl Options {
             node_port_range: 30_000..=32_767,
             join_file: None,
             encryption_provider_config: None,
+            etcd: None,
+            token_file: None,
         }
     }
 
@@ -137,6 +151,33 @@ pub enum ServeError {
     /// No token for the agent beside us.
     #[error("cannot make a join token")]
     Token(#[from] bootstrap::tokens::TokenError),
+    /// A file cannot be read or moved.
+    #[error("{}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// There is nothing to migrate.
+    #[error("there is no store at {}", .0.display())]
+    NoFile(PathBuf),
+    /// A cluster's memory could not be moved.
+    #[error("cannot migrate the store")]
+    Migrate(#[from] bramble_store::MigrateError),
+    /// Flags that do not fit together.
+    #[error("{0}")]
+    EtcdFlags(&'static str),
+    /// This build has no etcd.
+    #[error("this bramble was built without etcd: `cargo build --release --features etcd` makes one that has it")]
+    NoEtcd,
+    /// What controllers share is not what it should be.
+    #[error("the keys that controllers share")]
+    CommonKeys(#[source] serde_json::Error),
+    /// The store cannot be written.
+    #[error("cannot write the store")]
+    Write(#[source] bramble_store::WriteError),
     /// No address to listen on was given.
     #[error("no address to listen on")]
     NoListener,
@@ -158,9 +199,12 @@ pub async fn run(options: Options, ready: impl FnOnce(Ready)) -> Result<(), Serv
     let listeners = bind(&options).await?;
     let port = options.listen.first().ok_or(ServeError::NoListener)?.port();
     let advertised = SocketAddr::new(options.advertise_address, port);
-    let encryption = Encryption::new(&options.data_dir, options.encryption_provider_config.as_deref());
-    let store = encryption.open(bramble_store::Config::redb(options.data_dir.join("store.redb"))).await?;
-    let pki = Arc::new(Pki::open(&options.data_dir, now())?);
+    let (store, encryption) = backing::open(&options).await?;
+    let pki = match &options.etcd {
+        Some(_) => common_keys::open(&store, &options.data_dir, now()).await?,
+        None => Pki::open(&options.data_dir, now())?,
+    };
+    let pki = Arc::new(pki);
     let front = Arc::new(assemble(&options, &pki, store.clone(), advertised, encryption.clone())?);
     front.authorizer.follow(&store).await?;
 
@@ -175,6 +219,7 @@ pub async fn run(options: Options, ready: impl FnOnce(Ready)) -> Result<(), Serv
         api_service: first.address(1).into(),
         dns_service: first.address(10).into(),
         authority_pem: pki.authority.certificate_pem().to_owned(),
+        peers: options.etcd.is_some(),
     };
     bootstrap::ensure(&admin, &facts).await?;
     write_files(&options, &pki, &admin, advertised).await?;
@@ -186,7 +231,15 @@ pub async fn run(options: Options, ready: impl FnOnce(Ready)) -> Result<(), Serv
         tasks.spawn(listener::listen(listener, tls.clone(), front.clone()));
     }
     let (_running, shutdown) = tokio::sync::watch::channel(false);
-    start_controllers(&mut tasks, &options, &front, &pki, &shutdown);
+    let identity = format!("{}_{}", options.node_name, uuid());
+    if options.etcd.is_some() {
+        let (client, node_name) = (admin.clone(), options.node_name.clone());
+        let api = front.api.clone();
+        let readiness = Arc::new(move |ready| api.readiness().set("etcd", ready));
+        let peer = peers::Peer { client, advertised, node_name, identity: identity.clone(), readiness };
+        tasks.spawn(peer.run());
+    }
+    start_controllers(&mut tasks, &options, &front, &pki, &shutdown, &identity);
     front.api.readiness().set("poststarthook/bramble-bootstrap", true);
     ready(Ready {
         kubeconfig: options.data_dir.join("admin.kubeconfig"),
@@ -240,6 +293,7 @@ fn start_controllers(
     front: &Arc<Front>,
     pki: &Arc<Pki>,
     shutdown: &tokio::sync::watch::Receiver<bool>,
+    identity: &str,
 ) {
     let (signer, issuer) = (pki.clone(), front.authenticator.clone());
     let settings = controllers::Options {
@@ -251,15 +305,31 @@ fn start_controllers(
             token.map(|token| token.reveal().to_owned()).map_err(|error| error.to_string())
         }),
     };
-    tasks.spawn(scheduler::run(front.client("system:kube-scheduler"), shutdown.clone()));
+    // One controller over a file leads by itself; several elect, each component for itself.
+    let elects = options.etcd.is_some();
+    let candidate =
+        |lease, component: &str| Candidate { client: front.client(component), lease, identity: identity.to_owned() };
+    let of_scheduler = candidate("kube-scheduler", "system:kube-scheduler");
+    let (client, stop) = (front.client("system:kube-scheduler"), shutdown.clone());
+    let schedule = move || scheduler::run(client.clone(), stop.clone());
+    tasks.spawn(async move { if elects { lead(of_scheduler, schedule).await } else { schedule().await } });
+
+    let of_controllers = candidate("kube-controller-manager", "system:kube-controller-manager");
     let (clients, stop) = (front.clone(), shutdown.clone());
-    tasks.spawn(async move {
-        let client = |name: &str| match name {
-            "kube-controller-manager" => clients.client("system:kube-controller-manager"),
-            account => clients.as_identity(Identity::service_account("kube-system", account)),
-        };
-        controllers::run(client, settings, stop).await;
-    });
+    let control = move || {
+        let (clients, settings, stop) = (clients.clone(), settings.clone(), stop.clone());
+        async move {
+            if elects {
+                clients.api.registry().adopt_events().await;
+            }
+            let client = |name: &str| match name {
+                "kube-controller-manager" => clients.client("system:kube-controller-manager"),
+                account => clients.as_identity(Identity::service_account("kube-system", account)),
+            };
+            controllers::run(client, settings, stop).await;
+        }
+    };
+    tasks.spawn(async move { if elects { lead(of_controllers, control).await } else { control().await } });
 }
 
 /// The front door on the wire: authenticates, then hands to the API.

@@ -2,7 +2,7 @@
 //!
 //! A backing keeps bytes under keys, takes one atomic durable commit at a time, and gives immutable snapshots.
 //! Preconditions, revisions, history and everything that may be lost live above it, in this process. A backend that
-//! owns those itself (etcd) takes the place of the writer behind the same methods of `Store`; they may wait for it.
+//! owns those itself takes the place of the writer behind the same methods of `Store`: `crate::etcd`.
 
 mod door;
 pub(crate) mod journal;

@@ -25,6 +25,49 @@ pub enum Backend {
     },
     /// In memory; gone with the store.
     Memory,
+    /// In an etcd cluster that several stores share.
+    #[cfg(feature = "etcd")]
+    Etcd(Etcd),
+}
+
+/// An etcd cluster, v3.4 or newer.
+#[cfg(feature = "etcd")]
+#[derive(Clone)]
+pub struct Etcd {
+    /// URLs of its members, `https://host:2379`; one is used at a time, the next one when it fails.
+    pub servers: Vec<String>,
+    /// What all keys begin with, such as `/registry`: one cluster of ours a prefix.
+    pub prefix: String,
+    /// How its members are known, and how we are known to them.
+    pub tls: Option<EtcdTls>,
+    /// How long old revisions are kept: one to two such periods.
+    pub compaction_period: Duration,
+    /// Revisions of a store that is made now begin above this; one that exists keeps its own beginning.
+    pub origin: u64,
+}
+
+/// Certificates for etcd, in PEM.
+#[cfg(feature = "etcd")]
+#[derive(Clone)]
+pub struct EtcdTls {
+    /// Who signs the members' certificates.
+    pub ca_pem: Vec<u8>,
+    /// Our certificate and its key.
+    pub identity_pem: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+#[cfg(feature = "etcd")]
+impl Etcd {
+    /// The defaults, with these members, without TLS.
+    pub fn new(servers: Vec<String>) -> Etcd {
+        Etcd {
+            servers,
+            prefix: "/registry".into(),
+            tls: None,
+            compaction_period: Duration::from_secs(5 * 60),
+            origin: 0,
+        }
+    }
 }
 
 impl fmt::Debug for Backend {
@@ -33,6 +76,8 @@ impl fmt::Debug for Backend {
             Backend::Redb(path) => f.debug_tuple("Redb").field(path).finish(),
             Backend::Doors { .. } => f.write_str("Doors"),
             Backend::Memory => f.write_str("Memory"),
+            #[cfg(feature = "etcd")]
+            Backend::Etcd(etcd) => f.debug_tuple("Etcd").field(&etcd.servers).field(&etcd.prefix).finish(),
         }
     }
 }

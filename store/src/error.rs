@@ -32,7 +32,8 @@ pub enum OpenError {
     Thread(#[source] std::io::Error),
 }
 
-/// Why a batch was not written. Nothing of it happened, except after `Backend`, where nobody knows.
+/// Why a batch was not written. Nothing of it happened, except after `Backend` and `Unavailable`, where
+/// nobody knows.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum WriteError {
     /// A precondition does not hold.
@@ -72,9 +73,15 @@ pub enum WriteError {
         /// The key.
         key: String,
     },
-    /// The disk failed; the store takes no further writes until it is opened again.
-    #[error("the store's disk failed: {reason}")]
+    /// The disk failed; the store takes no further writes until it is opened again. Or etcd refuses the write.
+    #[error("the store failed: {reason}")]
     Backend {
+        /// What it said.
+        reason: String,
+    },
+    /// No member of the etcd cluster answers, or it has no leader; nobody knows whether the batch happened. Ask again.
+    #[error("etcd does not answer: {reason}")]
+    Unavailable {
         /// What it said.
         reason: String,
     },
@@ -104,9 +111,15 @@ pub enum ReadError {
         /// The key.
         key: String,
     },
-    /// The disk failed.
-    #[error("the store's disk failed: {reason}")]
+    /// The disk failed, or etcd refuses.
+    #[error("the store failed: {reason}")]
     Backend {
+        /// What it said.
+        reason: String,
+    },
+    /// No member of the etcd cluster answers, or it has no leader. Ask again.
+    #[error("etcd does not answer: {reason}")]
+    Unavailable {
         /// What it said.
         reason: String,
     },

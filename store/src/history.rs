@@ -114,6 +114,23 @@ impl Ring {
         true
     }
 
+    /// Knows nothing any more but what comes after `floor`; whoever reads here has lost events.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn begin_again(&mut self, floor: Revision) {
+        self.first = self.end() + 1;
+        self.entries = VecDeque::new();
+        self.bytes = 0;
+        self.floor = floor;
+    }
+
+    /// The value that a key got at a revision, where it is remembered.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn value(&self, key: &str, at: Revision) -> Option<Bytes> {
+        let from = self.entries.partition_point(|entry| entry.event.revision < at);
+        let batch = self.entries.range(from..).map(|entry| &entry.event).take_while(|event| event.revision == at);
+        batch.filter(|event| event.kind == EventKind::Put && *event.key == *key).map(|event| event.value.clone()).next()
+    }
+
     /// The number of the first entry after a revision that is not below the floor.
     pub(crate) fn position_after(&self, revision: Revision) -> u64 {
         self.first + self.entries.partition_point(|entry| entry.event.revision <= revision) as u64

@@ -15,7 +15,10 @@
 mod backend;
 mod config;
 mod error;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod history;
+mod migrate;
 mod overlay;
 mod page;
 mod query;
@@ -33,8 +36,11 @@ mod writer;
 
 pub use backend::BackingError;
 pub use config::{Backend, Config, Door};
+#[cfg(feature = "etcd")]
+pub use config::{Etcd, EtcdTls};
 pub use error::{OpenError, ReadError, WatchError, WriteError};
 pub use history::{Event, EventKind};
+pub use migrate::{Content, MigrateError, begin, migrate};
 pub use query::{ListQuery, Page};
 pub use record::{Record, Revision};
 pub use rescue::{Report, RescueError, salvage, verify};

@@ -1,12 +1,13 @@
 //! Shell: new keys for a running store: a new data key, everything sealed again, the former data keys gone.
 
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use tokio::sync::oneshot;
 
 use crate::error::{ReadError, WriteError};
 use crate::record::Revision;
-use crate::seal::{self, SealError, Sealing};
+use crate::seal::{self, SealError, Sealer, Sealing};
 use crate::store::Store;
 use crate::write::{Durability, Precondition, Write};
 use crate::writer::Request;
@@ -69,20 +70,37 @@ impl Store {
         self.own_write(made.into_iter().map(keep).collect()).await?;
         sealer.install(next);
         let resealed = self.reseal_all().await?;
-        let unused = sealer.unused();
+        let unused = self.unused(&sealer);
         let drop_key = |id: &u64| Write::delete(seal::key_of(*id), Precondition::Any);
         self.own_write(unused.iter().map(drop_key).collect()).await?;
         sealer.retire(&unused);
         Ok(Rotation { resealed, keys_removed: unused.len() as u64 })
     }
 
+    /// The data keys that may go.
+    fn unused(&self, sealer: &Sealer) -> BTreeSet<u64> {
+        #[cfg(feature = "etcd")]
+        if self.etcd().is_some() {
+            return sealer.superseded();
+        }
+        sealer.unused()
+    }
+
     /// A durable write of the store's own resources.
     async fn own_write(&self, batch: Vec<Write>) -> Result<Revision, RotateError> {
+        #[cfg(feature = "etcd")]
+        if let Some(etcd) = self.etcd() {
+            return etcd.write(batch).await.map_err(RotateError::Write);
+        }
         let request = |answer| Request::Write { batch, floor: Durability::Durable, answer };
         self.request(request).await.map_err(RotateError::Write)
     }
 
     async fn reseal_all(&self) -> Result<u64, RotateError> {
+        #[cfg(feature = "etcd")]
+        if let Some(etcd) = self.etcd() {
+            return etcd.reseal_all().await.map_err(RotateError::Write);
+        }
         let (mut after, mut resealed) = (None, 0);
         loop {
             let (keys, last) = self.stale_after(after.as_deref()).map_err(RotateError::Read)?;

@@ -14,7 +14,7 @@ mod local;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use ring::rand::{SecureRandom, SystemRandom};
@@ -273,6 +273,69 @@ impl Sealer {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn change(&self) -> RwLockWriteGuard<'_, Keyring> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// No data key yet.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn empty(sealing: Sealing) -> Sealer {
+        Sealer(RwLock::new(Keyring { sealing, ..Keyring::default() }))
+    }
+
+    /// Takes in the data keys at rest that are not known yet. May block.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn learn(&self, at_rest: &BTreeMap<u64, Bytes>) -> Result<(), SealError> {
+        let sealing = self.sealing();
+        let unknown = at_rest.iter().filter(|(id, _)| !self.knows(**id)).map(|(id, raw)| (*id, raw.clone())).collect();
+        let mut learned = Keyring { sealing, ..Keyring::default() };
+        learned.learn(&unknown)?;
+        self.change().keys.extend(learned.keys);
+        Ok(())
+    }
+
+    /// Makes a data key for every service that seals and has none; they must be at rest before anything is sealed. May
+    /// block.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn make_missing(&self) -> Result<BTreeMap<u64, Bytes>, SealError> {
+        let mut keyring = self.keyring().clone();
+        let mut made = BTreeMap::new();
+        for service in keyring.sealing_services() {
+            if keyring.current(&service).is_none() {
+                made.extend([keyring.make(&service)?]);
+            }
+        }
+        *self.change() = keyring;
+        Ok(made)
+    }
+
+    /// These never came to rest.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn forget(&self, made: &BTreeMap<u64, Bytes>) {
+        self.change().keys.retain(|id, _| !made.contains_key(id));
+    }
+
+    #[cfg(feature = "etcd")]
+    pub(crate) fn knows(&self, id: u64) -> bool {
+        self.keyring().find(id).is_some()
+    }
+
+    /// The newest data key of all services; zero where there is none.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn newest(&self) -> u64 {
+        let keyring = self.keyring();
+        keyring.keys.keys().chain(keyring.retired.keys()).max().copied().unwrap_or_default()
+    }
+
+    /// The data keys that have a newer one of the same service: no controller seals with them any more. Another one may
+    /// still seal with the newest of a service that we do not use.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn superseded(&self) -> BTreeSet<u64> {
+        let keyring = self.keyring();
+        let newest = |held: &Held| keyring.current(&held.service).map(|(id, _)| id);
+        keyring.keys.iter().filter(|(id, held)| newest(held) != Some(**id)).map(|(id, _)| *id).collect()
+    }
+
     /// The next keyring: the same data keys, opened with these services, and a new one for each that seals. It is used
     /// from [`Sealer::install`] on.
     pub(crate) fn prepare(&self, sealing: Sealing) -> Result<(Keyring, BTreeMap<u64, Bytes>), SealError> {
@@ -285,7 +348,7 @@ impl Sealer {
     }
 
     pub(crate) fn install(&self, next: Keyring) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
+        *self.change() = next;
     }
 
     /// What is sealed, and with what.
@@ -307,7 +370,7 @@ impl Sealer {
 
     /// These data keys are at rest no more.
     pub(crate) fn retire(&self, ids: &BTreeSet<u64>) {
-        let mut keyring = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut keyring = self.change();
         let (gone, kept) = std::mem::take(&mut keyring.keys).into_iter().partition(|(id, _)| ids.contains(id));
         keyring.keys = kept;
         keyring.retired.extend::<BTreeMap<_, _>>(gone);

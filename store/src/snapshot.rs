@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -58,21 +59,15 @@ impl Store {
     /// Writes all records of one revision, which it gives; the store goes on meanwhile. Blocks on `out`. What is sealed
     /// stays so.
     pub fn snapshot(&self, out: impl Write) -> Result<Revision, SnapshotError> {
+        let sealer = self.shared().sealer();
+        #[cfg(feature = "etcd")]
+        if let Some(etcd) = self.etcd() {
+            return copy_pages(etcd, sealer, out);
+        }
         let view = self.view("", None, None).map_err(SnapshotError::Read)?;
-        let (revision, sealer) = (view.revision, view.shown.sealer.clone());
-        let mut encoder = Encoder::new(out, revision)?;
-        let mut keys_used = BTreeSet::new();
-        let mut record = |key: &str, version: &Version| -> Result<(), SnapshotError> {
-            // The keys come last: a rotation may bring new ones meanwhile.
-            if key.starts_with(KEYS_PREFIX) {
-                return Ok(());
-            }
-            let raw = sealer.encode(key, version).map_err(SnapshotError::Seal)?;
-            keys_used.extend(Sealer::sealed_by(key, &raw));
-            Ok(encoder.record(key, &raw)?)
-        };
+        let mut copy = Copy::new(out, view.revision, sealer)?;
         let mut failed = None;
-        page::each(view, "", None, &mut |key, version| match record(key, &version) {
+        page::each(view, "", None, &mut |key, version| match copy.record(key, &version) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 failed = Some(error);
@@ -81,12 +76,56 @@ impl Store {
         })
         .map_err(SnapshotError::Read)?;
         failed.map_or(Ok(()), Err)?;
-        for id in keys_used {
-            let (key, value) = (key_of(id), sealer.wrapped(id).unwrap_or_default());
-            encoder.record(&key, &encode(&key, &Version { revision, value }))?;
+        copy.finish()
+    }
+}
+
+/// A snapshot on its way out.
+struct Copy<W: Write> {
+    encoder: Encoder<W>,
+    revision: Revision,
+    sealer: Arc<Sealer>,
+    keys_used: BTreeSet<u64>,
+}
+
+impl<W: Write> Copy<W> {
+    fn new(out: W, revision: Revision, sealer: Arc<Sealer>) -> Result<Copy<W>, SnapshotError> {
+        Ok(Copy { encoder: Encoder::new(out, revision)?, revision, sealer, keys_used: BTreeSet::new() })
+    }
+
+    fn record(&mut self, key: &str, version: &Version) -> Result<(), SnapshotError> {
+        // The keys come last: a rotation may bring new ones meanwhile.
+        if key.starts_with(KEYS_PREFIX) {
+            return Ok(());
         }
-        encoder.finish()?.flush()?;
-        Ok(revision)
+        let raw = self.sealer.encode(key, version).map_err(SnapshotError::Seal)?;
+        self.keys_used.extend(Sealer::sealed_by(key, &raw));
+        Ok(self.encoder.record(key, &raw)?)
+    }
+
+    fn finish(mut self) -> Result<Revision, SnapshotError> {
+        for id in self.keys_used {
+            let (key, value) = (key_of(id), self.sealer.wrapped(id).unwrap_or_default());
+            self.encoder.record(&key, &encode(&key, &Version { revision: self.revision, value }))?;
+        }
+        self.encoder.finish()?.flush()?;
+        Ok(self.revision)
+    }
+}
+
+/// The same out of etcd, page by page at one revision.
+#[cfg(feature = "etcd")]
+fn copy_pages(etcd: &crate::etcd::Engine, sealer: Arc<Sealer>, out: impl Write) -> Result<Revision, SnapshotError> {
+    const PAGE_RECORDS: usize = 500;
+    let mut page = etcd.list_blocking("", None, PAGE_RECORDS, None).map_err(SnapshotError::Read)?;
+    let mut copy = Copy::new(out, page.revision, sealer)?;
+    loop {
+        for record in &page.records {
+            copy.record(&record.key, &Version { revision: record.revision, value: record.value.clone() })?;
+        }
+        let Some(last) = page.records.pop().filter(|_| page.more) else { return copy.finish() };
+        let next = etcd.list_blocking("", Some(last.key), PAGE_RECORDS, Some(page.revision));
+        page = next.map_err(SnapshotError::Read)?;
     }
 }
 

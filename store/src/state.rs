@@ -196,6 +196,25 @@ impl State {
         touched
     }
 
+    /// History begins here: what was before is lost, and every watcher has to list again. Returns all resources.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn begin_again(&mut self, base: Revision) -> BTreeSet<String> {
+        let Shown { floor, soft, sealer, .. } = &*self.shown;
+        self.shown = Arc::new(Shown { base, floor: *floor, soft: soft.clone(), sealer: sealer.clone() });
+        self.published = base;
+        self.history_bytes = 0;
+        for resource in self.resources.values_mut() {
+            resource.ring.begin_again(base);
+        }
+        self.resources.keys().cloned().collect()
+    }
+
+    /// The value that a key got at a revision, where the history still has it.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn remembered(&self, key: &str, at: Revision) -> Option<bytes::Bytes> {
+        self.resources.get(resource(key)?)?.ring.value(key, at)
+    }
+
     /// What a commit carried is at rest now.
     fn drop_carried(&mut self, spilled: bool) {
         let carried: Vec<Arc<str>> = self

@@ -14,6 +14,8 @@ use crate::backend::memory::MemoryBacking;
 use crate::backend::{Backing, Commit};
 use crate::config::{Backend, Config};
 use crate::error::{OpenError, ReadError, WatchError, WriteError};
+#[cfg(feature = "etcd")]
+use crate::etcd::Engine;
 use crate::page;
 use crate::query::{ListQuery, Page};
 use crate::record::{Record, Revision, Version, encode, parse};
@@ -42,6 +44,18 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    pub(crate) fn new(state: State, config: Config) -> Shared {
+        Shared {
+            published: AtomicU64::new(state.published.0),
+            state: Mutex::new(state),
+            announced: Notify::new(),
+            wakes: Mutex::default(),
+            queue: Queue::default(),
+            permits: Semaphore::new(config.queue_writes),
+            config,
+        }
+    }
+
     /// Never held across a commit or an await.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -69,6 +83,19 @@ impl Shared {
         }
     }
 
+    /// Until something that a publication brings about holds, or the store is closed.
+    pub(crate) async fn wait_until(&self, reached: impl Fn() -> bool) {
+        loop {
+            let announced = self.announced.notified();
+            tokio::pin!(announced);
+            announced.as_mut().enable();
+            if reached() || self.permits.is_closed() {
+                return;
+            }
+            announced.await;
+        }
+    }
+
     /// Ends all watches and waits.
     pub(crate) fn close(&self) {
         self.state().closed = true;
@@ -82,6 +109,8 @@ impl Shared {
 struct Handle {
     shared: Arc<Shared>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    #[cfg(feature = "etcd")]
+    etcd: Option<Engine>,
 }
 
 impl Drop for Handle {
@@ -89,6 +118,11 @@ impl Drop for Handle {
         self.shared.queue.close();
         if let Some(writer) = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
             let _ = writer.join();
+        }
+        // The writer does so when it ends.
+        #[cfg(feature = "etcd")]
+        if self.etcd.is_some() {
+            self.shared.close();
         }
     }
 }
@@ -103,6 +137,11 @@ impl Store {
     /// Opens or makes the store. Blocks; after a power cut for as long as a check of the file takes.
     pub fn open(config: Config) -> Result<Store, OpenError> {
         let mut backing: Box<dyn Backing> = match &config.backend {
+            #[cfg(feature = "etcd")]
+            Backend::Etcd(etcd) => {
+                let etcd = etcd.clone();
+                return Store::over_etcd(config, &etcd);
+            }
             Backend::Memory => Box::new(MemoryBacking::default()),
             Backend::Redb(_) | Backend::Doors { .. } => Box::new(JournaledBacking::open(&config)?),
         };
@@ -112,22 +151,32 @@ impl Store {
         let shown = Shown { base, floor: Revision(meta.floor), soft: meta.soft.clone(), sealer };
         let snapshot = backing.snapshot().map_err(OpenError::Backend)?;
         let state = State::new(shown, snapshot, config.history_bytes, config.history_bytes_per_resource);
-        let shared = Arc::new(Shared {
-            state: Mutex::new(state),
-            published: AtomicU64::new(base.0),
-            announced: Notify::new(),
-            wakes: Mutex::default(),
-            queue: Queue::default(),
-            permits: Semaphore::new(config.queue_writes),
-            config,
-        });
+        let shared = Arc::new(Shared::new(state, config));
         let writer = Writer::new(shared.clone(), backing, meta, base);
         let writer = std::thread::Builder::new()
             .name("store-writer".into())
             .stack_size(WRITER_STACK_BYTES)
             .spawn(move || writer.run())
             .map_err(OpenError::Thread)?;
-        Ok(Store { handle: Arc::new(Handle { shared, writer: Mutex::new(Some(writer)) }) })
+        let handle = Handle {
+            shared,
+            writer: Mutex::new(Some(writer)),
+            #[cfg(feature = "etcd")]
+            etcd: None,
+        };
+        Ok(Store { handle: Arc::new(handle) })
+    }
+
+    #[cfg(feature = "etcd")]
+    fn over_etcd(config: Config, etcd: &crate::config::Etcd) -> Result<Store, OpenError> {
+        let (shared, engine) = Engine::open(config, etcd)?;
+        Ok(Store { handle: Arc::new(Handle { shared, writer: Mutex::default(), etcd: Some(engine) }) })
+    }
+
+    /// What takes the writer's place over etcd.
+    #[cfg(feature = "etcd")]
+    pub(crate) fn etcd(&self) -> Option<&Engine> {
+        self.handle.etcd.as_ref()
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -139,11 +188,19 @@ impl Store {
     /// the queue.
     pub async fn write(&self, batch: Vec<Write>, floor: Durability) -> Result<Revision, WriteError> {
         validate(&batch)?;
+        #[cfg(feature = "etcd")]
+        if let Some(etcd) = self.etcd() {
+            return etcd.write(batch).await;
+        }
         self.request(|answer| Request::Write { batch, floor, answer }).await
     }
 
     /// When it returns, everything deferred before it is at rest.
     pub async fn flush(&self) -> Result<Revision, WriteError> {
+        #[cfg(feature = "etcd")]
+        if let Some(etcd) = self.etcd() {
+            return etcd.flush().await;
+        }
         self.request(|answer| Request::Flush { answer }).await
     }
 
@@ -160,16 +217,28 @@ impl Store {
 
     /// The newest version of a key.
     pub async fn get(&self, key: &str) -> Result<Option<Record>, ReadError> {
+        #[cfg(feature = "etcd")]
+        if let Some(etcd) = self.etcd() {
+            return etcd.get(key).await;
+        }
         self.settled(|| self.get_now(key)).await
     }
 
     /// A page of the records under a prefix, as they were at one revision.
     pub async fn list(&self, query: ListQuery<'_>) -> Result<Page, ReadError> {
+        #[cfg(feature = "etcd")]
+        if let Some(etcd) = self.etcd() {
+            return etcd.list(query).await;
+        }
         self.settled(|| self.list_now(query)).await
     }
 
     /// How many keys begin with a prefix. Of a whole resource (`pods/`) it costs nothing after the first time.
     pub async fn keys(&self, prefix: &str) -> Result<u64, ReadError> {
+        #[cfg(feature = "etcd")]
+        if let Some(etcd) = self.etcd() {
+            return etcd.keys(prefix).await;
+        }
         self.settled(|| self.keys_now(prefix)).await
     }
 
@@ -269,24 +338,12 @@ impl Store {
 
     /// Until a revision is published, or the store is closed.
     pub async fn wait_for(&self, revision: Revision) {
-        self.wait_until(|| self.revision() >= revision).await;
+        self.shared().wait_until(|| self.revision() >= revision).await;
     }
 
     /// Until everything up to a revision but volatile writes is at rest, or the store is closed.
     pub async fn wait_durable(&self, revision: Revision) {
-        self.wait_until(|| self.durable_revision() >= revision).await;
-    }
-
-    async fn wait_until(&self, reached: impl Fn() -> bool) {
-        loop {
-            let announced = self.shared().announced.notified();
-            tokio::pin!(announced);
-            announced.as_mut().enable();
-            if reached() || self.shared().permits.is_closed() {
-                return;
-            }
-            announced.await;
-        }
+        self.shared().wait_until(|| self.durable_revision() >= revision).await;
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bramble_tests::board::Board;
 use bramble_tests::client::Client;
-use bramble_tests::host::binary;
+use bramble_tests::host::plain_binary;
 use serde_json::{Value, json};
 
 #[path = "figures/sizes.rs"]
@@ -31,7 +31,7 @@ fn main() {
             row(&format!("of the binary: {name}"), &format!("{size:.2} MB"));
         }
     }
-    let size = fs::metadata(binary()).expect("the binary").len();
+    let size = fs::metadata(plain_binary()).expect("the binary").len();
     row("binary", &format!("{:.1} MB", size as f64 / 1e6));
     let board = Board::up("figures", &["--demo"]);
     board.wait_for_line("bramble: demo: http://");

@@ -10,7 +10,8 @@ pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace").to_owned()
 }
 
-/// The binary as the README has it built; `BRAMBLE_BIN` names another one.
+/// The binary as the README has it built, and with etcd, which adds a door and changes nothing else; `BRAMBLE_BIN` names
+/// another one.
 ///
 /// # Panics
 /// It cannot be built.
@@ -21,17 +22,30 @@ pub fn binary() -> &'static Path {
         if let Some(path) = std::env::var_os("BRAMBLE_BIN") {
             return path.into();
         }
-        let mut build = cargo();
-        build.args(["build", "--release", "--bin", "bramble", "--message-format=json-render-diagnostics"]);
-        let output = build.current_dir(workspace()).stderr(Stdio::inherit()).output().expect("cargo runs");
-        assert!(output.status.success(), "the binary does not build");
-        let messages = String::from_utf8_lossy(&output.stdout).into_owned();
-        let path = messages.lines().rev().find_map(|line| {
-            let line = line.split_once("\"executable\":\"")?.1;
-            Some(PathBuf::from(line.split('"').next()?))
-        });
-        path.expect("cargo names the executable")
+        build(&["--features", "etcd"])
     })
+}
+
+/// The binary exactly as the README has it built, for figures.
+///
+/// # Panics
+/// It cannot be built.
+#[must_use]
+pub fn plain_binary() -> PathBuf {
+    std::env::var_os("BRAMBLE_BIN").map_or_else(|| build(&[]), PathBuf::from)
+}
+
+fn build(more: &[&str]) -> PathBuf {
+    let mut build = cargo();
+    build.args(["build", "--release", "--bin", "bramble", "--message-format=json-render-diagnostics"]).args(more);
+    let output = build.current_dir(workspace()).stderr(Stdio::inherit()).output().expect("cargo runs");
+    assert!(output.status.success(), "the binary does not build");
+    let messages = String::from_utf8_lossy(&output.stdout).into_owned();
+    let path = messages.lines().rev().find_map(|line| {
+        let line = line.split_once("\"executable\":\"")?.1;
+        Some(PathBuf::from(line.split('"').next()?))
+    });
+    path.expect("cargo names the executable")
 }
 
 /// cargo as a shell would call it. What cargo tells the test about its package is taken away: build scripts (ring's) watch

@@ -11,6 +11,7 @@
 //! | `kubectl.rs` | kubectl's verbs, oldest and newest; who may see what |
 //! | `streams.rs` | exec, attach, cp, port-forward, run, logs with every kubectl |
 //! | `survival.rs` | `kill -9` of everything at bad moments harms no container and leaves nothing |
+//! | `controllers.rs` | several controllers over one etcd; a board with the leader dies |
 //! | `boards.rs` | several boards: joining, pods and Services across links, pulled plugs |
 //! | `../benches/figures.rs` | nothing: it prints the figures |
 //! | `../src/bin/boot-test.rs` | a card's image boots in an emulator, joins, serves, is updated; run by `images/boot-test` |
@@ -19,6 +20,7 @@
 pub mod board;
 pub mod client;
 pub mod emulator;
+pub mod etcd;
 pub mod host;
 pub mod image;
 pub mod kubectl;

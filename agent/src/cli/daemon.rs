@@ -113,10 +113,10 @@ pub(crate) fn local_server(options: &Options) -> anyhow::Result<String> {
     })
 }
 
+/// What the command line says of a controller.
 #[cfg(feature = "controller")]
-pub(crate) fn controller(options: &Options) -> anyhow::Result<ExitCode> {
+pub(crate) fn controller_options(options: &Options) -> anyhow::Result<bramble_controller::serve::Options> {
     use bramble_controller::serve;
-    let _only = up::succeed(&options.data_dir, "controller")?;
     let service: Cidr = options.service_cidr.parse().map_err(|_| anyhow!("--service-cidr is no range"))?;
     let IpAddr::V4(network) = service.nth(0).context("--service-cidr is empty")? else {
         bail!("--service-cidr must be an IPv4 range");
@@ -128,10 +128,27 @@ pub(crate) fn controller(options: &Options) -> anyhow::Result<ExitCode> {
     settings.cluster_cidr.clone_from(&options.cluster_cidr);
     settings.join_file.clone_from(&options.join_file);
     settings.encryption_provider_config.clone_from(&options.encryption_provider_config);
+    settings.etcd = Some(etcd_servers(options)).filter(|etcd| !etcd.servers.is_empty());
+    settings.token_file.clone_from(&options.token_file);
+    Ok(settings)
+}
+
+#[cfg(feature = "controller")]
+pub(crate) fn controller(options: &Options) -> anyhow::Result<ExitCode> {
+    use bramble_controller::serve;
+    let _only = up::succeed(&options.data_dir, "controller")?;
+    let settings = controller_options(options)?;
     until_signal(async move {
         serve::run(settings, |ready| println!("ready; kubeconfig {}", ready.kubeconfig.display())).await?;
         bail!("the control plane ended")
     })
+}
+
+/// The etcd that the command line names.
+#[cfg(feature = "controller")]
+fn etcd_servers(options: &Options) -> bramble_controller::serve::EtcdServers {
+    let super::EtcdOptions { servers, cafile, certfile, keyfile, prefix } = options.etcd.clone();
+    bramble_controller::serve::EtcdServers { servers, cafile, certfile, keyfile, prefix }
 }
 
 #[cfg(not(feature = "controller"))]
@@ -162,11 +179,18 @@ pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
     let range = |text: &str, option: &str| text.parse::<Cidr>().map_err(|_| anyhow!("{option} {text:?} is no range"));
     let service_cidr = range(&options.service_cidr, "--service-cidr")?;
     let (token, pins) = credentials(options)?;
-    let server = options.server.as_deref().context("say where the API server is: --server https://ADDRESS:6443")?;
+    let mut servers = Vec::new();
+    for text in options.server.iter().flat_map(|servers| servers.split(',')) {
+        servers.push(Endpoint::parse(text).map_err(|message| anyhow!(message))?);
+    }
+    if servers.is_empty() {
+        bail!("say where the API server is: --server https://ADDRESS:6443");
+    }
     let settings = agent::Options {
         instance: Instance::new(&options.data_dir, &options.run_dir, options.cgroup_root.as_deref()),
         node_name: node_name(options),
-        server: Endpoint::parse(server).map_err(|message| anyhow!(message))?,
+        server: servers.remove(0),
+        other_servers: servers,
         token,
         pins,
         node_ips: Vec::new(),

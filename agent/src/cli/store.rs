@@ -9,6 +9,8 @@ use anyhow::Context;
 use bramble_store::{Report, RescueError, salvage, verify};
 use serde_json::json;
 
+#[cfg(feature = "controller")]
+use super::up;
 use super::{Options, StoreVerb, admin};
 
 /// Lines of damage that are shown; a broken disk has thousands.
@@ -22,7 +24,39 @@ pub(crate) fn store(verb: StoreVerb, options: &Options) -> anyhow::Result<ExitCo
     match verb {
         StoreVerb::Rotate => rotate(options),
         StoreVerb::Salvage(to) => salvaged(&to, options),
+        StoreVerb::Migrate { to_etcd } => migrate(to_etcd, options),
     }
+}
+
+#[cfg(feature = "controller")]
+fn migrate(to_etcd: bool, options: &Options) -> anyhow::Result<ExitCode> {
+    use bramble_controller::serve::{Migration, migrate_store};
+    let _supervisor = up::lock(&options.data_dir, up::LOCK_FILE)?;
+    let _controller = up::lock(&options.data_dir, &up::daemon_lock("controller"))?;
+    let settings = super::daemon::controller_options(options)?;
+    let migration = if to_etcd { Migration::ToEtcd } else { Migration::ToFile };
+    let (content, revision) = admin::block_on(async { Ok(migrate_store(&settings, migration).await?) })?;
+    println!(
+        "{} records, {} bytes, the same on both sides: SHA-256 {}",
+        content.records, content.bytes, content.sha256
+    );
+    println!("every object is shown from revision {revision} on; clients list again");
+    if to_etcd {
+        println!(
+            "start every controller with the same --etcd-servers; the others also with --token-file, this one's {}",
+            options.data_dir.join("cluster-token").display()
+        );
+    } else {
+        println!(
+            "start one controller without --etcd-servers, with this data directory; etcd's copy is yours to remove"
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(not(feature = "controller"))]
+fn migrate(_to_etcd: bool, _options: &Options) -> anyhow::Result<ExitCode> {
+    anyhow::bail!("this is a worker-only build; the store is the controller's")
 }
 
 fn rotate(options: &Options) -> anyhow::Result<ExitCode> {

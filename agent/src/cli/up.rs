@@ -184,6 +184,7 @@ fn children(options: &Options) -> anyhow::Result<Vec<Child>> {
     if let Some(path) = &options.encryption_provider_config {
         controller.extend(["--encryption-provider-config".into(), text(path)?]);
     }
+    etcd_flags(options, &mut controller)?;
     let mut agent = shared;
     agent.extend(["--server".into(), super::daemon::local_server(options)?]);
     agent.extend(["--kubelet-port".into(), options.kubelet_port.to_string()]);
@@ -192,6 +193,26 @@ fn children(options: &Options) -> anyhow::Result<Vec<Child>> {
         agent.extend(["--insecure-registry".into(), registry.clone()]);
     }
     Ok(vec![Child::new("controller", controller), Child::new("agent", agent)])
+}
+
+/// What a controller is told of a shared etcd.
+fn etcd_flags(options: &Options, flags: &mut Vec<String>) -> anyhow::Result<()> {
+    if options.etcd.servers.is_empty() {
+        return Ok(());
+    }
+    let etcd = &options.etcd;
+    flags.extend(["--etcd-servers".into(), etcd.servers.join(","), "--etcd-prefix".into(), etcd.prefix.clone()]);
+    for (name, path) in [
+        ("--etcd-cafile", &etcd.cafile),
+        ("--etcd-certfile", &etcd.certfile),
+        ("--etcd-keyfile", &etcd.keyfile),
+        ("--token-file", &options.token_file),
+    ] {
+        if let Some(path) = path {
+            flags.extend([name.to_owned(), path.to_str().context("paths must be UTF-8")?.to_owned()]);
+        }
+    }
+    Ok(())
 }
 
 async fn supervise(options: &Options) -> anyhow::Result<ExitCode> {

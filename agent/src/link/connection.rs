@@ -1,11 +1,12 @@
 //! Shell: the one TLS connection, made when it is needed, made anew when it breaks or the certificate changes.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as Lock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Uri, header};
+use http::{HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -25,6 +26,9 @@ use super::{LinkError, Sending, Transport};
 
 /// A connection that does not come up in this time is tried again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where there is another server, its turn comes sooner.
+const NEXT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Pings find a peer that vanished without a word; upstream's 30 s and 15 s.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -116,7 +120,10 @@ pub enum Identity {
 
 /// The transport over the network.
 pub struct Connection {
-    endpoint: Endpoint,
+    /// API servers of the cluster, at least one; they are asked in turn until one takes the connection.
+    endpoints: Vec<Endpoint>,
+    /// The one whose turn it is.
+    turn: AtomicUsize,
     clock: Arc<Clock>,
     credentials: Lock<Credentials>,
     current: Mutex<Current>,
@@ -150,12 +157,20 @@ impl Connection {
             refused: None,
         };
         Ok(Self {
-            endpoint,
+            endpoints: vec![endpoint],
+            turn: AtomicUsize::new(0),
             clock,
             credentials: Lock::new(credentials),
             current: Mutex::new(current),
             connected: watch::Sender::new(0),
         })
+    }
+
+    /// With further API servers of the same cluster, for when the first one does not answer.
+    #[must_use]
+    pub fn or(mut self, others: &[Endpoint]) -> Self {
+        self.endpoints.extend_from_slice(others);
+        self
     }
 
     /// New requests use these credentials over a new connection; what is under way ends on the old one.
@@ -168,10 +183,26 @@ impl Connection {
         Ok(())
     }
 
-    /// The server that this connects to.
+    /// The server that this connects to now.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+        &self.endpoints[self.turn.load(Ordering::Relaxed) % self.endpoints.len()]
+    }
+
+    /// The first server that takes the connection, from the one whose turn it is.
+    async fn connect(&self, credentials: &Credentials) -> Result<SendRequest<Full<Bytes>>, (String, bool)> {
+        let timeout = if self.endpoints.len() > 1 { NEXT_TIMEOUT } else { CONNECT_TIMEOUT };
+        let mut last = (String::new(), false);
+        for _ in &self.endpoints {
+            let endpoint = self.endpoint();
+            let made = tokio::time::timeout(timeout, connect(endpoint, credentials));
+            match made.await.unwrap_or_else(|_| Err((format!("{}: no answer", endpoint.authority()), false))) {
+                Ok(sender) => return Ok(sender),
+                Err(failed) => last = failed,
+            }
+            self.turn.fetch_add(1, Ordering::Relaxed);
+        }
+        Err(last)
     }
 
     async fn sender(&self, credentials: &Credentials) -> Result<SendRequest<Full<Bytes>>, LinkError> {
@@ -187,12 +218,9 @@ impl Connection {
         {
             return Err(failure(error.clone(), *untrusted));
         }
-        let made = tokio::time::timeout(CONNECT_TIMEOUT, connect(&self.endpoint, credentials))
-            .await
-            .unwrap_or_else(|_| Err((format!("{}: no answer", self.endpoint.authority()), false)));
-        match made {
+        match self.connect(credentials).await {
             Ok(sender) => {
-                info!(server = %self.endpoint.authority(), "connected to the API server");
+                info!(server = %self.endpoint().authority(), "connected to the API server");
                 current.sender = Some((credentials.generation, sender.clone()));
                 current.refused = None;
                 current.backoff.reset();
@@ -204,6 +232,13 @@ impl Connection {
                 current.refused = Some((Instant::now() + pause, error.clone(), untrusted));
                 Err(failure(error, untrusted))
             }
+        }
+    }
+
+    /// The server cannot reach the cluster's memory: where there is another one, its turn comes.
+    async fn leave(&self) {
+        if self.endpoints.len() > 1 && self.current.lock().await.sender.take().is_some() {
+            self.turn.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -224,7 +259,7 @@ impl Transport for Connection {
             let credentials = self.credentials.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let mut sender = self.sender(&credentials).await?;
             let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-            let uri = format!("https://{}{path}", self.endpoint.authority());
+            let uri = format!("https://{}{path}", self.endpoint().authority());
             *request.uri_mut() = uri.parse().map_err(|error| LinkError::Request(format!("{uri}: {error}")))?;
             if let Some(bearer) = &credentials.bearer {
                 request.headers_mut().insert(header::AUTHORIZATION, bearer.clone());
@@ -233,6 +268,9 @@ impl Transport for Connection {
             request.headers_mut().insert(header::USER_AGENT, user_agent);
             let answer = sender.send_request(request).await.map_err(|error| LinkError::Unreachable(chain(&error)))?;
             self.note_date(answer.headers().get(header::DATE));
+            if matches!(answer.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT) {
+                self.leave().await;
+            }
             Ok(answer.map(|body| body.map_err(std::io::Error::other).boxed_unsync()))
         })
     }

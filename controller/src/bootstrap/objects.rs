@@ -19,6 +19,8 @@ pub struct Facts {
     pub dns_service: IpAddr,
     /// The authority's certificate, PEM.
     pub authority_pem: String,
+    /// There may be other API servers: the endpoints of `kubernetes` are kept elsewhere, for all of them.
+    pub peers: bool,
 }
 
 /// How an object that exists is treated.
@@ -106,7 +108,7 @@ fn priorities() -> [Wanted; 2] {
     ]
 }
 
-fn own_services(facts: &Facts) -> [Wanted; 4] {
+fn own_services(facts: &Facts) -> Vec<Wanted> {
     let family = if facts.advertised.is_ipv6() { "IPv6" } else { "IPv4" };
     let (address, port) = (facts.advertised.ip().to_string(), facts.advertised.port());
     let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
@@ -131,16 +133,22 @@ fn own_services(facts: &Facts) -> [Wanted; 4] {
         "spec": {"type": "ClusterIP", "clusterIP": facts.dns_service, "ports": [
             {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
             {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53}]}});
-    [
+    let mut wanted = vec![
         Wanted { resource: services.clone(), care: Care::Leave, object: api },
         Wanted { resource: services, care: Care::Leave, object: dns },
+    ];
+    if facts.peers {
+        return wanted;
+    }
+    wanted.extend([
         Wanted { resource: Resource::new("", "v1", "endpoints"), care: Care::Fields(&["subsets"]), object: endpoints },
         Wanted {
             resource: Resource::new("discovery.k8s.io", "v1", "endpointslices"),
             care: Care::Fields(&["endpoints", "ports"]),
             object: slice,
         },
-    ]
+    ]);
+    wanted
 }
 
 fn trust(facts: &Facts) -> [Wanted; 2] {

@@ -55,6 +55,7 @@ fn facts() -> Facts {
         api_service: "10.43.0.1".parse().unwrap(),
         dns_service: "10.43.0.10".parse().unwrap(),
         authority_pem: "PEM".into(),
+        peers: false,
     }
 }
 

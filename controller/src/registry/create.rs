@@ -144,6 +144,8 @@ pub(super) fn write_error(error: WriteError) -> ApiError {
         WriteError::ValueTooLarge { .. } => {
             ApiError::new(413, "RequestEntityTooLarge", "etcdserver: request is too large")
         }
+        // Nobody knows whether it happened, so no client should be told to send it again by itself.
+        WriteError::Unavailable { .. } => ApiError::new(504, "Timeout", format!("Timeout: {error}")),
         WriteError::Full => ApiError::new(507, "InsufficientStorage", "the store is full: delete something"),
         other => ApiError::internal(other),
     }
@@ -227,7 +229,7 @@ pub(super) fn suffix() -> String {
 }
 
 /// A random version-4 UUID.
-fn uuid() -> String {
+pub(crate) fn uuid() -> String {
     let mut bytes = random::<16>();
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;

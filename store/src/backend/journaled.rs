@@ -53,7 +53,7 @@ fn open_file(config: &Config) -> io::Result<Box<dyn StorageBackend>> {
     match &config.backend {
         Backend::Redb(path) => Ok(Box::new(JournalFile::open(&journal_path(path))?)),
         Backend::Doors { journal, .. } => journal(),
-        Backend::Memory => Ok(Box::new(::redb::backends::InMemoryBackend::new())),
+        _ => Ok(Box::new(::redb::backends::InMemoryBackend::new())),
     }
 }
 

@@ -62,7 +62,7 @@ impl RedbBacking {
                 }
                 (Arc::new(move || open_file(&path)), shown)
             }
-            Backend::Memory => (Arc::new(|| Ok(Box::new(::redb::backends::InMemoryBackend::new()))), "memory".into()),
+            _ => (Arc::new(|| Ok(Box::new(::redb::backends::InMemoryBackend::new()))), "memory".into()),
         };
         let limits = Arc::new(Limits::new(config.file_bytes_max));
         let (cache_bytes, compact_bytes_min) = (config.cache_bytes, config.compact_bytes_min);

@@ -144,11 +144,19 @@ impl History {
         let outcome = match &result {
             Ok(_) => Outcome::Done,
             Err(WriteError::Conflict { .. }) => Outcome::Conflict,
-            Err(WriteError::Backend { .. } | WriteError::Closed) => Outcome::Unknown,
+            Err(WriteError::Backend { .. } | WriteError::Unavailable { .. } | WriteError::Closed) => Outcome::Unknown,
             Err(error) => panic!("{error}"),
         };
         self.note(key, called, call, outcome);
         matches!(outcome, Outcome::Done)
+    }
+
+    /// Reads every key that was used once more.
+    pub(crate) async fn settle(&self, store: &Store) {
+        let keys: Vec<String> = self.operations.lock().unwrap().keys().cloned().collect();
+        for key in keys {
+            self.read(store, &key).await.unwrap();
+        }
     }
 
     /// Checks every key; gives how many operations there were.
@@ -166,9 +174,10 @@ pub(crate) fn key(dice: &mut Dice, round: u64) -> String {
     format!("pods/{round}/{}", dice.below(4))
 }
 
-async fn clients(store: &Store, history: &History, dice: &mut Dice, round: u64, steps: usize) {
+/// Five clients, each of the next one of the stores: those of one backend are one store to them all.
+pub(crate) async fn clients(stores: &[Store], history: &History, dice: &mut Dice, round: u64, steps: usize) {
     let mut tasks = tokio::task::JoinSet::new();
-    for _ in 0..5 {
+    for store in stores.iter().cycle().take(5) {
         let (store, history, mut dice) = (store.clone(), history.clone(), dice.split());
         tasks.spawn(async move {
             for _ in 0..steps {
@@ -188,7 +197,7 @@ async fn concurrent_clients_are_linearisable() {
     let mut dice = Dice::roll();
     let (memory, history) = (Store::open(Config::memory()).unwrap(), History::default());
     for round in 0..20 {
-        clients(&memory, &history, &mut dice, round, 12).await;
+        clients(std::slice::from_ref(&memory), &history, &mut dice, round, 12).await;
     }
     assert!(history.check() > 1000);
 }
@@ -202,15 +211,12 @@ async fn power_cuts_leave_a_linearisable_history() {
         // Two boots work on the same keys, so that what the first one acknowledged is asked of the second one.
         disk.cut_after(10 + dice.below(300));
         if let Ok(store) = Store::open(disk.config()) {
-            clients(&store, &history, &mut dice, round / 2, 6).await;
+            clients(&[store], &history, &mut dice, round / 2, 6).await;
         }
         disk.power_on(&mut dice);
     }
     let store = Store::open(disk.config()).unwrap();
-    let keys: Vec<String> = history.operations.lock().unwrap().keys().cloned().collect();
-    for key in keys {
-        history.read(&store, &key).await.unwrap();
-    }
+    history.settle(&store).await;
     assert!(history.check() > 200);
 }
 

@@ -8,6 +8,10 @@ mod damage;
 mod dice;
 #[allow(dead_code, reason = "the tests of power cuts share it")]
 mod disk;
+#[cfg(feature = "etcd")]
+mod etcd;
+#[cfg(feature = "etcd")]
+mod etcd_tests;
 mod full;
 mod linear;
 mod model;

@@ -37,6 +37,16 @@ async fn memory_behaves_like_a_map() {
     }
 }
 
+#[cfg(feature = "etcd")]
+#[tokio::test]
+async fn etcd_behaves_like_a_map() {
+    let (mut dice, member) = (Dice::roll(), crate::etcd::Member::start());
+    let mut model = Model::new(Store::open(small(member.config())).unwrap());
+    for _ in 0..STEPS {
+        model.step(&mut dice).await;
+    }
+}
+
 #[tokio::test]
 async fn redb_behaves_like_a_map_that_is_reopened() {
     let mut dice = Dice::roll();
