@@ -4,6 +4,7 @@
 //! Preconditions, revisions, history and everything that may be lost live above it, in this process. A backend that
 //! owns those itself (etcd) takes the place of the writer behind the same methods of `Store`; they may wait for it.
 
+mod checkpoint;
 mod door;
 pub(crate) mod journal;
 pub(crate) mod journaled;
@@ -77,6 +78,9 @@ pub(crate) trait Snapshot: Send + Sync {
     fn scan(&self, prefix: &str, after: Option<&str>, visit: Visit<'_>) -> Result<(), BackingError>;
 }
 
+/// Tells the writer that something it began is done.
+pub(crate) type Nudge = Arc<dyn Fn() + Send + Sync>;
+
 /// The one writer's side.
 pub(crate) trait Backing: Send {
     /// As of opening.
@@ -90,4 +94,12 @@ pub(crate) trait Backing: Send {
 
     /// Back to the last commit after `Full`. Older snapshots may fail from here on.
     fn recover(&mut self) -> Result<(), BackingError>;
+
+    /// Whom to tell when `attend` has something to do.
+    fn notify(&mut self, _nudge: Nudge) {}
+
+    /// Takes up what was done aside, or waits for it; gives a snapshot that replaces older ones.
+    fn attend(&mut self, _wait: bool) -> Result<Option<Arc<dyn Snapshot>>, BackingError> {
+        Ok(None)
+    }
 }

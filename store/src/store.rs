@@ -177,7 +177,7 @@ impl Store {
     async fn settled<T>(&self, read: impl Fn() -> Result<T, ReadError>) -> Result<T, ReadError> {
         match read() {
             Err(ReadError::Backend { .. }) => {
-                let _ = self.flush().await;
+                let _ = self.request(|answer| Request::Reread { answer }).await;
                 read()
             }
             result => result,

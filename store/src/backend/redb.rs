@@ -15,6 +15,7 @@ use ::redb::{
 };
 
 use super::door::{Capped, Limits};
+use super::journal::Held;
 use super::{Backing, BackingError, Commit, Meta, Snapshot, Visit};
 use crate::config::{Backend, Config, Door};
 use crate::error::OpenError;
@@ -36,15 +37,6 @@ pub(crate) struct RedbBacking {
     limits: Arc<Limits>,
     cache_bytes: usize,
     compact_bytes_min: u64,
-}
-
-/// What redb holds of its journal.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Held {
-    /// Which journal is its own.
-    pub(crate) id: u64,
-    /// The last generation that it holds completely.
-    pub(crate) generation: u64,
 }
 
 struct RedbSnapshot(ReadOnlyTable<&'static str, &'static [u8]>);
@@ -135,9 +127,10 @@ impl RedbBacking {
         let Some(value) = ReadableTable::get(&*table, "journal").map_err(|error| plain(error.into()))? else {
             return Ok(None);
         };
-        let numbers = value.value().split_first_chunk().and_then(|(id, rest)| Some((*id, rest.try_into().ok()?)));
-        let (id, generation) = numbers.ok_or_else(|| BackingError::Corrupt("meta journal".into()))?;
-        Ok(Some(Held { id: u64::from_le_bytes(id), generation: u64::from_le_bytes(generation) }))
+        let value = value.value();
+        let number = |at: usize| value.get(at..at + 8).and_then(|raw| raw.try_into().ok()).map(u64::from_le_bytes);
+        let (id, generation) = number(0).zip(number(8)).ok_or_else(|| BackingError::Corrupt("meta journal".into()))?;
+        Ok(Some(Held { id, generation, next: number(16).unwrap_or(1) }))
     }
 
     /// Until a commit tells: a file that grows no more may have no room but for deletes.
@@ -239,8 +232,8 @@ fn fill(transaction: &WriteTransaction, commit: &Commit, held: Option<Held>) -> 
         table.insert("floor", meta.floor.to_le_bytes().as_slice())?;
         table.insert("soft", soft.join("\n").as_bytes())?;
     }
-    if let Some(Held { id, generation }) = held {
-        let value = [id.to_le_bytes(), generation.to_le_bytes()];
+    if let Some(Held { id, generation, next }) = held {
+        let value = [id.to_le_bytes(), generation.to_le_bytes(), next.to_le_bytes()];
         transaction.open_table(META)?.insert("journal", value.as_flattened())?;
     }
     Ok(())

@@ -65,7 +65,7 @@ fn bounds(disk: &Disk, dice: &mut Dice) -> Config {
     let mut config = disk.config();
     config.deferred_max_delay = Duration::from_millis(dice.below(3));
     config.journal_bytes = [8, 32, 128][dice.below(3) as usize] << 10;
-    config.checkpoint_bytes = [4, 16, 64][dice.below(3) as usize] << 10;
+    config.checkpoint_bytes = [8, 24, 64][dice.below(3) as usize] << 10;
     config.overlay_bytes = 3000;
     config.revision_block = 40;
     config.compact_bytes_min = if dice.chance(50) { 1 << 20 } else { u64::MAX };

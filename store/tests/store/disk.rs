@@ -195,13 +195,12 @@ impl Rig {
 }
 
 impl File {
-    /// Shows everybody who looks what an operation finds.
+    /// Shows everybody who looks what an operation finds. Nothing else happens meanwhile: what anybody was told is on
+    /// the disk then.
     fn show(&self) {
         let rig = self.disk.rig();
-        if let Some(hook) = rig.hook.clone() {
-            let image = Image(rig.files.clone());
-            drop(rig);
-            hook(image);
+        if let Some(hook) = &rig.hook {
+            hook(Image(rig.files.clone()));
         }
     }
 }
