@@ -64,6 +64,10 @@ pub struct Config {
     pub journal_bytes: u64,
     /// What the journal holds and redb not yet is in memory as well; so much of it, then it goes to redb.
     pub checkpoint_bytes: usize,
+    /// It goes there in steps that write about so much each. More would not fit into the half of `cache_bytes` that redb
+    /// lets dirty pages have: it would write them twice. And whoever flushes on the same disk waits for what is under
+    /// way.
+    pub step_bytes: u64,
     /// The redb file grows no further; deletes still work then.
     pub file_bytes_max: u64,
     /// After the disk was full, puts try again after this time, or after deletes of a 32nd of the cap.
@@ -93,6 +97,7 @@ impl Config {
             group_bytes: 256 << 10,
             journal_bytes: 4 << 20,
             checkpoint_bytes: 3 << 20,
+            step_bytes: 768 << 10,
             file_bytes_max: 1 << 30,
             full_retry_delay: Duration::from_secs(10),
             compact_bytes_min: 32 << 20,

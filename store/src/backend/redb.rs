@@ -27,6 +27,11 @@ const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const COMPACT_RATIO: u64 = 4;
 /// Records whose size tells about that of all others.
 const SAMPLE_RECORDS: usize = 256;
+/// Records of a step of a checkpoint.
+const STEP_RECORDS_MIN: usize = 8;
+const STEP_RECORDS_MAX: usize = 8192;
+/// What a record dirties where no other is near: a page.
+const RECORD_DIRTIES_BYTES: u64 = 4096;
 /// Raised when a file of an older version could not be read any more.
 const FORMAT: u64 = 1;
 
@@ -37,6 +42,9 @@ pub(crate) struct RedbBacking {
     limits: Arc<Limits>,
     cache_bytes: usize,
     compact_bytes_min: u64,
+    /// What a step of a checkpoint writes, about, and the records that do it.
+    step_bytes: u64,
+    step_records: usize,
 }
 
 struct RedbSnapshot(ReadOnlyTable<&'static str, &'static [u8]>);
@@ -58,7 +66,10 @@ impl RedbBacking {
         };
         let limits = Arc::new(Limits::new(config.file_bytes_max));
         let (cache_bytes, compact_bytes_min) = (config.cache_bytes, config.compact_bytes_min);
-        let mut backing = RedbBacking { db: None, door, limits, cache_bytes, compact_bytes_min };
+        let step_bytes = config.step_bytes;
+        let step_records = step_records(step_bytes, RECORD_DIRTIES_BYTES);
+        let mut backing =
+            RedbBacking { db: None, door, limits, cache_bytes, compact_bytes_min, step_bytes, step_records };
         backing.check(config.verify_bytes_max).and_then(|()| backing.reopen()).map_err(|error| match error {
             BackingError::Locked => OpenError::Locked { path },
             BackingError::Format { found, known } => OpenError::Format { found, known },
@@ -121,6 +132,28 @@ impl RedbBacking {
         Ok(self.limits.crowded.load(Ordering::Relaxed))
     }
 
+    /// The same for what the journal holds, in steps; only the last one says that all is here. What a power cut leaves of
+    /// it, the journal says again.
+    pub(super) fn write_in_steps(&mut self, commit: Commit, held: Held) -> Result<bool, BackingError> {
+        let Commit { records, meta, frees } = commit;
+        let mut step = Commit { frees, ..Commit::default() };
+        let (mut crowded, mut bytes) = (false, 0);
+        for (key, raw) in records {
+            if step.records.len() >= self.step_records || bytes > self.step_bytes {
+                let before = self.limits.written();
+                crowded |= self.write(&step, None)?;
+                let dirtied_bytes = (self.limits.written() - before) / step.records.len() as u64;
+                self.step_records = step_records(self.step_bytes, dirtied_bytes).min(2 * self.step_records);
+                step.records.clear();
+                bytes = 0;
+            }
+            bytes += raw.as_ref().map_or(0, |raw| raw.len() as u64);
+            step.records.insert(key, raw);
+        }
+        step.meta = meta;
+        Ok(self.write(&step, Some(held))? | crowded)
+    }
+
     /// What of the journal is here; none in a file that never had one.
     pub(super) fn held(&self) -> Result<Option<Held>, BackingError> {
         let table = meta_table(self.db()?).map_err(plain)?;
@@ -137,6 +170,11 @@ impl RedbBacking {
     pub(super) fn may_be_crowded(&self) -> bool {
         self.limits.grown()
     }
+}
+
+fn step_records(step_bytes: u64, dirtied_bytes: u64) -> usize {
+    let fit = usize::try_from(step_bytes / dirtied_bytes.max(1)).unwrap_or(STEP_RECORDS_MAX);
+    fit.clamp(STEP_RECORDS_MIN, STEP_RECORDS_MAX)
 }
 
 /// Only its owner may read it: it holds secrets.

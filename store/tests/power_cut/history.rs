@@ -66,6 +66,7 @@ fn bounds(disk: &Disk, dice: &mut Dice) -> Config {
     config.deferred_max_delay = Duration::from_millis(dice.below(3));
     config.journal_bytes = [8, 32, 128][dice.below(3) as usize] << 10;
     config.checkpoint_bytes = [8, 24, 64][dice.below(3) as usize] << 10;
+    config.step_bytes = [1, 64, 768][dice.below(3) as usize] << 10;
     config.overlay_bytes = 3000;
     config.revision_block = 40;
     config.compact_bytes_min = if dice.chance(50) { 1 << 20 } else { u64::MAX };

@@ -188,7 +188,9 @@ impl<'a> Reader<'a> {
         let id = self.id;
         Ok(match decode(id, place, self.sector(place)?) {
             // One generation more may have begun, or have tried to, but not before this one.
-            sector::Found::Whole(sector) if sector.generation > generation + u64::from((number, first) != (0, true)) => {
+            sector::Found::Whole(sector)
+                if sector.generation > generation + u64::from((number, first) != (0, true)) =>
+            {
                 Part::Newer
             }
             sector::Found::Whole(Sector { generation: of, frame, first: begins, payload })
