@@ -4,6 +4,7 @@
 //! Preconditions, revisions, history and everything that may be lost live above it, in this process. A backend that
 //! owns those itself (etcd) takes the place of the writer behind the same methods of `Store`; they may wait for it.
 
+mod checked;
 mod checkpoint;
 mod door;
 pub(crate) mod journal;
@@ -11,6 +12,7 @@ pub(crate) mod journaled;
 mod layers;
 pub(crate) mod memory;
 pub(crate) mod redb;
+mod slack;
 pub(crate) mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,11 +32,14 @@ pub(crate) struct Meta {
     pub(crate) soft: BTreeSet<String>,
 }
 
+/// Records to put, as `record::encode` gives them, and keys to delete.
+pub(crate) type Records = BTreeMap<Arc<str>, Option<Bytes>>;
+
 /// One atomic change of the backing.
 #[derive(Debug, Default)]
 pub(crate) struct Commit {
-    /// Records to put, as `record::encode` gives them, and keys to delete.
-    pub(crate) records: BTreeMap<Arc<str>, Option<Bytes>>,
+    /// What to put and to delete.
+    pub(crate) records: Records,
     /// The new meta, where it changes.
     pub(crate) meta: Option<Meta>,
     /// Nothing grows: the commit may use the space kept free for deletes.

@@ -72,10 +72,10 @@ pub struct Config {
     pub file_bytes_max: u64,
     /// After the disk was full, puts try again after this time, or after deletes of a 32nd of the cap.
     pub full_retry_delay: Duration,
-    /// A file of at least this length is looked through when it is opened, and compacted where it is mostly empty.
+    /// A file of at least this length gives space back, a little with every checkpoint, where it is mostly empty.
     pub compact_bytes_min: u64,
-    /// A file of at most this length is read and checked completely before it is opened. In a longer one only what is
-    /// read is checked, record by record; `verify` checks all of it.
+    /// A file of at most this length is read and checked completely before it is opened. In a longer one records are
+    /// checked when they are read, with every page that leads to them; `verify` checks all of it.
     pub verify_bytes_max: u64,
     /// redb's page cache.
     pub cache_bytes: usize,

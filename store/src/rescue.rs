@@ -151,16 +151,19 @@ fn look(path: &Path, take: Take<'_>) -> Result<(Report, u64), RescueError> {
     Ok((report, highest))
 }
 
-/// What is damaged in a store's file, without its journal, before redb opens it and believes it.
-pub(crate) fn damage(file: &dyn StorageBackend) -> io::Result<Vec<String>> {
+/// What is damaged in a store's file, without its journal, before redb opens it and believes it. Without `all`, what
+/// the records' tree holds is not looked at.
+pub(crate) fn damage(file: &dyn StorageBackend, all: bool) -> io::Result<Vec<String>> {
     let mut report = Report::default();
     match Tree::open(file) {
         Ok(tree) if tree.repairs() => {}
         Ok(tree) => {
             own(&tree, &mut report)?;
             meta(&tree, &mut report)?;
-            let walked = records(&tree, &BTreeMap::new(), &mut report, &mut 0, &mut |_, _| Ok(()));
-            walked.map_err(io::Error::other)??;
+            if all {
+                let walked = records(&tree, &BTreeMap::new(), &mut report, &mut 0, &mut |_, _| Ok(()));
+                walked.map_err(io::Error::other)??;
+            }
         }
         Err(error) if error.kind() == io::ErrorKind::InvalidData => report.lose(error.to_string()),
         Err(error) => return Err(error),

@@ -44,7 +44,7 @@ impl Checkpoint {
         let run = move || {
             let commit = recent.commit();
             drop(recent);
-            let written = base.write_in_steps(commit, held);
+            let written = base.write_in_steps(commit, held).and_then(|crowded| base.give_back().map(|()| crowded));
             let result = written.and_then(|crowded| Ok((crowded, base.snapshot()?)));
             let pace = Pace { byte_ns: begin.elapsed().as_nanos() as f64 / bytes.max(1) as f64 };
             let _ = send.send(Done { base, result, pace });

@@ -70,12 +70,12 @@ impl Limits {
 /// A storage with limits.
 #[derive(Debug)]
 pub(super) struct Capped {
-    inner: Box<dyn StorageBackend>,
+    inner: Arc<dyn StorageBackend>,
     limits: Arc<Limits>,
 }
 
 impl Capped {
-    pub(super) fn new(inner: Box<dyn StorageBackend>, limits: Arc<Limits>) -> io::Result<Capped> {
+    pub(super) fn new(inner: Arc<dyn StorageBackend>, limits: Arc<Limits>) -> io::Result<Capped> {
         limits.len.store(inner.len()?, Ordering::Relaxed);
         Ok(Capped { inner, limits })
     }

@@ -161,7 +161,7 @@ impl Journal {
 
     /// Whether a commit fits into an empty journal.
     pub(crate) fn could_fit(&self, commit: &Commit) -> bool {
-        1 + sectors(commit) <= self.sectors_max
+        sectors(commit) < self.sectors_max
     }
 
     /// Whether a commit fits now.
@@ -176,7 +176,7 @@ impl Journal {
             return Some(self.place);
         }
         let kept = if self.kept == self.begin { self.sectors_max } else { self.kept };
-        (self.frame == 0 && !self.wrapped && 1 + sectors <= kept).then_some(1)
+        (self.frame == 0 && !self.wrapped && sectors < kept).then_some(1)
     }
 
     /// Sectors of the generation that commits go to, as a part of the whole journal.

@@ -69,7 +69,8 @@ fn bounds(disk: &Disk, dice: &mut Dice) -> Config {
     config.step_bytes = [1, 64, 768][dice.below(3) as usize] << 10;
     config.overlay_bytes = 3000;
     config.revision_block = 40;
-    config.compact_bytes_min = if dice.chance(50) { 1 << 20 } else { u64::MAX };
+    config.compact_bytes_min = if dice.chance(50) { 0 } else { u64::MAX };
+    config.verify_bytes_max = if dice.chance(50) { 0 } else { u64::MAX };
     config
 }
 

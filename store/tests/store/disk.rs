@@ -137,6 +137,11 @@ impl Image {
         self.0[file].durable.len() as u64
     }
 
+    /// A byte at rest.
+    pub(crate) fn byte(&self, file: usize, at: u64) -> u8 {
+        self.0[file].durable[at as usize]
+    }
+
     /// Flips a bit of what is at rest.
     pub(crate) fn flip(&mut self, file: usize, bit: u64) {
         self.0[file].durable[(bit / 8) as usize] ^= 1 << (bit % 8);
