@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Clock;
+use crate::history::Bounds;
 use crate::seal::Sealing;
 
 /// Makes the storage under a file of the store, once for every open; tests cut the power there.
@@ -48,6 +50,11 @@ pub struct Config {
     pub history_bytes_per_resource: usize,
     /// Event history of all resources together; beyond it the largest one forgets first.
     pub history_bytes: usize,
+    /// Events older than this are forgotten when something is written, but never the newest batch of a resource. Clients
+    /// of upstream's etcd get five to ten minutes.
+    pub history_age_max: Duration,
+    /// How old events are.
+    pub clock: Clock,
     /// Records that live in memory only (volatile and deferred writes); beyond it all of them go to disk.
     pub overlay_bytes: usize,
     /// A deferred write is on disk at the latest after this time: what a power cut may take.
@@ -90,6 +97,8 @@ impl Config {
             backend,
             history_bytes_per_resource: 768 << 10,
             history_bytes: 2 << 20,
+            history_age_max: Duration::from_secs(15 * 60),
+            clock: Clock::default(),
             overlay_bytes: 2 << 20,
             deferred_max_delay: Duration::from_secs(2),
             revision_block: 1 << 20,
@@ -115,6 +124,12 @@ impl Config {
     /// A store in memory.
     pub fn memory() -> Config {
         Config::new(Backend::Memory)
+    }
+
+    /// How far back history reaches.
+    pub(crate) fn history(&self) -> Bounds {
+        let (bytes, bytes_per_resource) = (self.history_bytes, self.history_bytes_per_resource);
+        Bounds { bytes, bytes_per_resource, age: self.history_age_max }
     }
 
     /// See `full_retry_delay`.

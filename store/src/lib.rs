@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+mod clock;
 mod config;
 mod error;
 mod history;
@@ -32,6 +33,7 @@ mod write;
 mod writer;
 
 pub use backend::BackingError;
+pub use clock::Clock;
 pub use config::{Backend, Config, Door};
 pub use error::{OpenError, ReadError, WatchError, WriteError};
 pub use history::{Event, EventKind};

@@ -111,7 +111,7 @@ impl Store {
         let sealer = Arc::new(open_sealer(&mut *backing, &config, base)?);
         let shown = Shown { base, floor: Revision(meta.floor), soft: meta.soft.clone(), sealer };
         let snapshot = backing.snapshot().map_err(OpenError::Backend)?;
-        let state = State::new(shown, snapshot, config.history_bytes, config.history_bytes_per_resource);
+        let state = State::new(shown, snapshot, config.history());
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             published: AtomicU64::new(base.0),

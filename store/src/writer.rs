@@ -414,8 +414,9 @@ impl Writer {
         let Group { stage: Stage { pending, events }, answered, .. } = group;
         let spilled = committed.as_ref().is_some_and(|(_, spilled)| *spilled);
         let committed = committed.map(|(snapshot, _)| snapshot);
+        let now = self.shared.config.clock.now();
         let mut state = self.shared.state();
-        let touched = state.publish(Publication { events, pending, committed, spilled });
+        let touched = state.publish(Publication { events, pending, committed, spilled, now });
         let published = state.published;
         if state.oldest_deferred.is_some() {
             self.dirty_since.get_or_insert_with(Instant::now);

@@ -93,9 +93,13 @@ pub(crate) async fn others(dir: &Path) {
 pub(crate) async fn large(dir: &Path) {
     const RECORDS: usize = 1_000_000;
     let (path, killed) = (dir.join("large"), dir.join("killed"));
+    let before = resident();
     let store = Store::open(Config::redb(&path)).unwrap();
     let mut slowest = Duration::ZERO;
     for first in (0..RECORDS).step_by(100) {
+        if first == RECORDS / 10 {
+            println!("\n{first} records of 100 B: RSS {} KiB, {before} before", resident());
+        }
         let put = |index| Write::put(format!("pods/default/{index:07}"), Precondition::Any, vec![b'x'; 100]);
         let start = Instant::now();
         store.write((first..first + 100).map(put).collect(), Durability::Durable).await.unwrap();
@@ -129,7 +133,7 @@ pub(crate) async fn churn(dir: &Path) {
     for first in (0..WRITES).step_by(50) {
         let write = |number: usize| {
             let key = load.key(number * 7919 % 20_000);
-            if number % 2 == 0 {
+            if number.is_multiple_of(2) {
                 Write::put(key, Precondition::Any, load.value(number))
             } else {
                 Write::delete(load.key((number / 2) * 104_729 % 20_000), Precondition::Any)

@@ -1,7 +1,12 @@
 //! What every backend must do. One test function runs the suite on each.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 use bramble_store::{
-    Config, Durability, EventKind, ListQuery, Precondition, ReadError, Revision, Store, WatchError, Write, WriteError,
+    Clock, Config, Durability, EventKind, ListQuery, Precondition, ReadError, Revision, Store, WatchError, Write,
+    WriteError,
 };
 
 use crate::disk::Disk;
@@ -43,6 +48,7 @@ async fn suite(config: impl Fn() -> Config) {
     let mut small = config();
     small.history_bytes_per_resource = 2000;
     history_is_bounded(Store::open(small).unwrap()).await;
+    history_ages(config()).await;
     let mut small = config();
     small.overlay_bytes = 4000;
     memory_is_bounded(Store::open(small).unwrap()).await;
@@ -258,6 +264,40 @@ async fn history_is_bounded(store: Store) {
     store.watch("nodes/", begin).unwrap();
     store.watch("pods/", oldest).unwrap();
     assert!(store.list(query(oldest)).await.unwrap().records.len() < 40);
+}
+
+/// History is forgotten by age too, but only when something is written: nothing happens by itself.
+async fn history_ages(mut config: Config) {
+    let seconds = Arc::new(AtomicU64::new(0));
+    let shown = seconds.clone();
+    config.clock = Clock::new(move || Duration::from_secs(shown.load(Ordering::SeqCst)));
+    config.history_age_max = Duration::from_secs(300);
+    let store = Store::open(config).unwrap();
+    let first = put(&store, "pods/a", "1", Durability::Durable).await;
+    let second = put(&store, "pods/a", "2", Durability::Durable).await;
+    seconds.store(200, Ordering::SeqCst);
+    let third = put(&store, "pods/b", "3", Durability::Durable).await;
+    let mut asleep = store.watch("pods/", third).unwrap();
+    seconds.store(301, Ordering::SeqCst);
+    // Too old, but nobody has written.
+    let mut early = store.watch("pods/", first).unwrap();
+    assert_eq!(early.next().await.unwrap().revision, second);
+    put(&store, "nodes/a", "1", Durability::Volatile).await;
+    assert!(matches!(store.watch("pods/", first), Err(WatchError::Compacted { oldest }) if oldest == second));
+    let older = ListQuery { at: Some(first), ..ListQuery::all("pods/") };
+    assert!(matches!(store.list(older).await, Err(ReadError::Compacted { oldest }) if oldest == second));
+    // What is young enough is there; a reader that had read on goes on.
+    assert_eq!(store.watch("pods/", second).unwrap().next().await.unwrap().revision, third);
+    assert_eq!(early.next().await.unwrap().revision, third);
+    let older = ListQuery { at: Some(second), ..ListQuery::all("pods/") };
+    assert_eq!(store.list(older).await.unwrap().records.len(), 1);
+    // The newest batch stays whatever its age: who slept since then is not cut off.
+    seconds.store(10_000, Ordering::SeqCst);
+    put(&store, "nodes/a", "2", Durability::Durable).await;
+    assert_eq!(store.watch("pods/", second).unwrap().next().await.unwrap().revision, third);
+    let fourth = put(&store, "pods/b", "4", Durability::Durable).await;
+    assert_eq!(asleep.next().await.unwrap().revision, fourth);
+    assert!(matches!(store.watch("pods/", second), Err(WatchError::Compacted { oldest }) if oldest == third));
 }
 
 async fn memory_is_bounded(store: Store) {
