@@ -92,7 +92,7 @@ pub(crate) trait Backing: Send {
     fn meta(&self) -> Result<Meta, BackingError>;
 
     /// The records now.
-    fn snapshot(&self) -> Result<Arc<dyn Snapshot>, BackingError>;
+    fn snapshot(&mut self) -> Result<Arc<dyn Snapshot>, BackingError>;
 
     /// All or nothing, and on stable storage when it returns.
     fn commit(&mut self, commit: &Commit) -> Result<(), BackingError>;

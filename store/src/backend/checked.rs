@@ -79,6 +79,11 @@ impl Checked {
         Ok(Checked { file, len, layout, root })
     }
 
+    /// Whether both are the same pages.
+    pub(super) fn is(&self, other: &Checked) -> bool {
+        self.root == other.root
+    }
+
     fn root(&self) -> Option<Part<'static>> {
         self.root.map(|pointer| Part { pointer, after: None, upto: None, depth: 0 })
     }

@@ -44,7 +44,8 @@ impl Checkpoint {
         let run = move || {
             let commit = recent.commit();
             drop(recent);
-            let written = base.write_in_steps(commit, held).and_then(|crowded| base.give_back().map(|()| crowded));
+            let written = base.cut_off().and_then(|()| base.write_in_steps(commit, held));
+            let written = written.and_then(|crowded| base.move_down().map(|()| crowded));
             let result = written.and_then(|crowded| Ok((crowded, base.snapshot()?)));
             let pace = Pace { byte_ns: begin.elapsed().as_nanos() as f64 / bytes.max(1) as f64 };
             let _ = send.send(Done { base, result, pace });

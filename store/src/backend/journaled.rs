@@ -290,7 +290,7 @@ impl Backing for JournaledBacking {
         }
     }
 
-    fn snapshot(&self) -> Result<Arc<dyn Snapshot>, BackingError> {
+    fn snapshot(&mut self) -> Result<Arc<dyn Snapshot>, BackingError> {
         let layers = self.active.layers.above(&self.frozen.layers);
         Ok(Arc::new(Layered { layers, below: self.below.clone() }))
     }

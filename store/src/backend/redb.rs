@@ -5,8 +5,8 @@ use std::io;
 use std::ops::{Bound, ControlFlow};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use ::redb::backends::FileBackend;
@@ -33,7 +33,7 @@ const STEP_RECORDS_MAX: usize = 8192;
 const LOCKED_MAX: Duration = Duration::from_secs(5);
 const LOCKED_STEP: Duration = Duration::from_millis(20);
 /// Steps of giving space back with a checkpoint.
-const GIVE_BACK_STEPS: usize = 2;
+const MOVE_STEPS: usize = 2;
 /// What a record dirties where no other is near: a page.
 const RECORD_DIRTIES_BYTES: u64 = 4096;
 /// Raised when a file of an older version could not be read any more.
@@ -43,8 +43,7 @@ pub(crate) struct RedbBacking {
     /// None only while recovering.
     db: Option<Database>,
     file: Option<Arc<dyn StorageBackend>>,
-    /// Whether snapshots of this opening keep their pages.
-    open: Arc<AtomicBool>,
+    snapshots: Vec<Weak<RedbSnapshot>>,
     door: Door,
     limits: Arc<Limits>,
     cache_bytes: usize,
@@ -58,16 +57,20 @@ pub(crate) struct RedbBacking {
 /// Read without redb, which does not check what it reads.
 struct RedbSnapshot {
     records: Checked,
-    /// While it is open, redb uses none of its pages for something else, until it is closed itself.
-    _pages: ReadTransaction,
-    open: Arc<AtomicBool>,
+    /// While it is there, redb uses none of these pages for something else. None once redb was opened again with other
+    /// records.
+    pages: Mutex<Option<ReadTransaction>>,
 }
 
 impl RedbSnapshot {
+    fn keep(&self, pages: Option<ReadTransaction>) {
+        *self.pages.lock().unwrap_or_else(PoisonError::into_inner) = pages;
+    }
+
     /// Pages that were used for something else are not damaged.
     fn tell<T>(&self, result: Result<T, BackingError>) -> Result<T, BackingError> {
         match result {
-            Err(BackingError::Corrupt(_)) if !self.open.load(Ordering::Acquire) => {
+            Err(BackingError::Corrupt(_)) if self.pages.lock().unwrap_or_else(PoisonError::into_inner).is_none() => {
                 Err(BackingError::Failed("the file was opened again meanwhile".into()))
             }
             result => result,
@@ -98,7 +101,7 @@ impl RedbBacking {
         let mut backing = RedbBacking {
             db: None,
             file: None,
-            open: Arc::default(),
+            snapshots: Vec::new(),
             door,
             limits,
             cache_bytes,
@@ -132,7 +135,6 @@ impl RedbBacking {
 
     fn reopen(&mut self) -> Result<(), BackingError> {
         // The old one goes first: it holds the lock of the file.
-        self.open.store(false, Ordering::Release);
         (self.db, self.file) = (None, None);
         // Repairing and making the tables may use what is kept for deletes.
         self.limits.frees.store(true, Ordering::Relaxed);
@@ -145,11 +147,10 @@ impl RedbBacking {
             .set_cache_size(self.cache_bytes)
             .create_with_backend(capped)
             .map_err(|error| failed(&self.limits, error.into()))?;
-        self.open = Arc::new(AtomicBool::new(true));
         let db = self.db.insert(db);
         prepare(db).map_err(|error| failed(&self.limits, error))?;
         match number(&*meta_table(db).map_err(|error| failed(&self.limits, error))?, "format") {
-            Ok(FORMAT) => Ok(()),
+            Ok(FORMAT) => self.keep_snapshots(),
             Ok(found) => Err(BackingError::Format { found, known: FORMAT }),
             Err(error) => Err(error),
         }
@@ -160,8 +161,38 @@ impl RedbBacking {
         Checked::newest(self.file.clone().ok_or_else(|| BackingError::Failed("not open".into()))?)
     }
 
-    /// A few steps of giving free space back to the file system, where there is much of it.
-    pub(super) fn give_back(&mut self) -> Result<(), BackingError> {
+    /// Snapshots of what is there now stay good in the file that was opened again; older ones fail from here on.
+    fn keep_snapshots(&mut self) -> Result<(), BackingError> {
+        let newest = self.records()?;
+        self.snapshots.retain(|snapshot| snapshot.strong_count() > 0);
+        for snapshot in self.snapshots.iter().filter_map(Weak::upgrade) {
+            let same = snapshot.records.is(&newest);
+            let pages = same.then(|| self.db()?.begin_read().map_err(|error| plain(error.into()))).transpose()?;
+            snapshot.keep(pages);
+        }
+        Ok(())
+    }
+
+    /// Before a checkpoint: where records were moved away from the end of the file, it is cut off.
+    pub(super) fn cut_off(&mut self) -> Result<(), BackingError> {
+        let newest = self.records()?;
+        let older = self.snapshots.iter().filter_map(Weak::upgrade).any(|snapshot| !snapshot.records.is(&newest));
+        // Somebody still reads what opening it again would take away.
+        if !self.slack.is_moving() || older {
+            return Ok(());
+        }
+        // redb cuts off what is free at the end when it is closed, and at other times only the half of it. Until then its
+        // next pages would go there, since they go where the smallest gap is. The first close moves its own pages from
+        // there, the second one cuts them off.
+        let len = self.limits.len();
+        self.reopen_soon()?;
+        self.reopen_soon()?;
+        self.slack.moved(self.limits.len() < len);
+        Ok(())
+    }
+
+    /// After a checkpoint: a few records are moved away from the end of a file that is mostly empty.
+    pub(super) fn move_down(&mut self) -> Result<(), BackingError> {
         match self.move_some() {
             // Whoever reads or writes there is told. Nothing is moved any more.
             Err(BackingError::Corrupt(error)) => {
@@ -177,21 +208,12 @@ impl RedbBacking {
         if self.limits.len() < self.compact_bytes_min {
             return Ok(());
         }
-        for _ in 0..GIVE_BACK_STEPS {
+        for _ in 0..MOVE_STEPS {
             let count = self.count()?;
             let records = self.records()?;
             let Some(moves) = self.slack.moves(&records, count, self.limits.len(), self.step_bytes)? else { break };
             tracing::debug!(len = self.limits.len(), records = moves.len(), "giving space back");
             self.write(&Commit { records: moves, meta: None, frees: true }, None)?;
-        }
-        // redb cuts off what is free at the end when it is closed, and at other times only the half of it. Until then its
-        // next pages would go there, since they go where the smallest gap is. The first close moves its own pages from
-        // there, the second one cuts them off.
-        if self.slack.is_moving() {
-            let len = self.limits.len();
-            self.reopen_soon()?;
-            self.reopen_soon()?;
-            self.slack.moved(self.limits.len() < len);
         }
         Ok(())
     }
@@ -383,9 +405,12 @@ impl Backing for RedbBacking {
         })
     }
 
-    fn snapshot(&self) -> Result<Arc<dyn Snapshot>, BackingError> {
+    fn snapshot(&mut self) -> Result<Arc<dyn Snapshot>, BackingError> {
         let pages = self.db()?.begin_read().map_err(|error| plain(error.into()))?;
-        Ok(Arc::new(RedbSnapshot { records: self.records()?, _pages: pages, open: self.open.clone() }))
+        let snapshot = Arc::new(RedbSnapshot { records: self.records()?, pages: Mutex::new(Some(pages)) });
+        self.snapshots.retain(|snapshot| snapshot.strong_count() > 0);
+        self.snapshots.push(Arc::downgrade(&snapshot));
+        Ok(snapshot)
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<(), BackingError> {

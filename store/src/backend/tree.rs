@@ -42,7 +42,7 @@ pub(crate) struct Range {
 }
 
 /// A page and what it must be like.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pointer {
     page: u64,
     checksum: u128,

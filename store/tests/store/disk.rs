@@ -73,6 +73,16 @@ impl Disk {
         Config::new(Backend::Doors { store: door(0), journal: door(1) })
     }
 
+    /// A disk that holds a store's file, and no journal.
+    pub(crate) fn holding(file: Vec<u8>) -> Disk {
+        let disk = Disk::default();
+        {
+            let platter = &mut disk.rig().files[0];
+            (platter.durable, platter.cached) = (file.clone(), file);
+        }
+        disk
+    }
+
     /// The power goes after so many more operations.
     pub(crate) fn cut_after(&self, operations: u64) {
         self.rig().fuse = Some(operations);
