@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::backend::journaled::JournaledBacking;
@@ -296,8 +295,8 @@ fn open_sealer(backing: &mut dyn Backing, config: &Config, base: Revision) -> Re
     let mut damaged = None;
     let snapshot = backing.snapshot().map_err(OpenError::Backend)?;
     let scanned = snapshot.scan(KEYS_PREFIX, None, &mut |key, raw| {
-        match (seal::id_of(key), parse(key, raw)) {
-            (Some(id), Ok(parsed)) => drop(wrapped.insert(id, Bytes::copy_from_slice(parsed.body))),
+        match (seal::id_of(key), parse(key, raw).and_then(|parsed| parsed.value())) {
+            (Some(id), Ok(value)) => drop(wrapped.insert(id, value)),
             _ => damaged = Some(SealError::Damaged { key: key.to_owned() }),
         }
         ControlFlow::Continue(())
