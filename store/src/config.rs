@@ -66,10 +66,10 @@ pub struct Config {
     pub queue_writes: usize,
     /// Bytes of values that share one commit: bounds the latency of the group, and keeps it within the history.
     pub group_bytes: usize,
-    /// The journal grows no further; what it holds goes to redb then, in one commit. The longer it is, the more
-    /// superseded writes never get there.
+    /// The journal grows no further. When half of it is used, what it holds goes to redb, aside. The longer it is, the
+    /// more superseded writes never get there.
     pub journal_bytes: u64,
-    /// What the journal holds and redb not yet is in memory as well; so much of it, then it goes to redb.
+    /// What the journal holds and redb not yet is in memory as well, no more than this: at half of it, it goes to redb.
     pub checkpoint_bytes: usize,
     /// It goes there in steps that write about so much each. More would not fit into the half of `cache_bytes` that redb
     /// lets dirty pages have: it would write them twice. And whoever flushes on the same disk waits for what is under

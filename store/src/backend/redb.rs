@@ -242,9 +242,13 @@ impl RedbBacking {
     /// One commit, at rest when it returns, and what of the journal redb holds from then on. Says whether it had to
     /// use the space that is kept for deletes.
     pub(super) fn write(&mut self, commit: &Commit, held: Option<Held>) -> Result<bool, BackingError> {
+        self.records()?.check(&commit.records)?;
+        self.write_checked(commit, held)
+    }
+
+    fn write_checked(&mut self, commit: &Commit, held: Option<Held>) -> Result<bool, BackingError> {
         self.limits.frees.store(commit.frees, Ordering::Relaxed);
         self.limits.crowded.store(false, Ordering::Relaxed);
-        self.records()?.check(&commit.records)?;
         let error = |error: Error| failed(&self.limits, error);
         let mut transaction = self.db()?.begin_write().map_err(|e| error(e.into()))?;
         transaction.set_quick_repair(true);
@@ -257,12 +261,13 @@ impl RedbBacking {
     /// it, the journal says again.
     pub(super) fn write_in_steps(&mut self, commit: Commit, held: Held) -> Result<bool, BackingError> {
         let Commit { records, meta, frees } = commit;
+        self.records()?.check(&records)?;
         let mut step = Commit { frees, ..Commit::default() };
         let (mut crowded, mut bytes) = (false, 0);
         for (key, raw) in records {
             if step.records.len() >= self.step_records || bytes > self.step_bytes {
                 let before = self.limits.written();
-                crowded |= self.write(&step, None)?;
+                crowded |= self.write_checked(&step, None)?;
                 let dirtied_bytes = (self.limits.written() - before) / step.records.len() as u64;
                 self.step_records = step_records(self.step_bytes, dirtied_bytes).min(2 * self.step_records);
                 step.records.clear();
@@ -272,7 +277,7 @@ impl RedbBacking {
             step.records.insert(key, raw);
         }
         step.meta = meta;
-        Ok(self.write(&step, Some(held))? | crowded)
+        Ok(self.write_checked(&step, Some(held))? | crowded)
     }
 
     /// What of the journal is here; none in a file that never had one.
