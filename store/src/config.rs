@@ -70,6 +70,7 @@ pub struct Config {
     /// more superseded writes never get there.
     pub journal_bytes: u64,
     /// What the journal holds and redb not yet is in memory as well, no more than this: at half of it, it goes to redb.
+    /// While that takes longer than it should, half as much again is allowed.
     pub checkpoint_bytes: usize,
     /// It goes there in steps that write about so much each. More would not fit into the half of `cache_bytes` that redb
     /// lets dirty pages have: it would write them twice. And whoever flushes on the same disk waits for what is under

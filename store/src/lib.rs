@@ -8,7 +8,7 @@
 //! **Architecture invariant:** a durable write is visible to nobody before its fsync returned.
 //! **Architecture invariant:** no revision is ever shown twice with different content, whatever was lost in a power cut.
 //! **Architecture invariant:** an idle store neither wakes up nor writes a byte.
-//! **Architecture invariant:** commits do not wait for a checkpoint, and whoever reads waits for nobody.
+//! **Architecture invariant:** commits do not wait for a checkpoint.
 //! **Architecture invariant:** no page and no record is believed before its checksum was, nor copied into a new page.
 //! **Architecture invariant:** this crate depends on no other crate of the house.
 

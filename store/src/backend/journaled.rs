@@ -147,7 +147,10 @@ impl JournaledBacking {
             if self.crowded {
                 return Ok(false);
             }
-            let room = self.layers_bytes_max.saturating_sub(self.frozen.layers.bytes() + self.active.layers.bytes());
+            // Over the bound commits wait as long as one may, but none for all of a checkpoint.
+            let away = matches!(self.base, Base::Away(_));
+            let bytes_max = self.layers_bytes_max + if away { self.layers_bytes_max / 2 } else { 0 };
+            let room = bytes_max.saturating_sub(self.frozen.layers.bytes() + self.active.layers.bytes());
             if bytes <= room && self.journal.fits(commit) {
                 return Ok(true);
             }

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::{Bound, ControlFlow};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -258,8 +258,13 @@ impl RedbBacking {
     }
 
     /// The same for what the journal holds, in steps; only the last one says that all is here. What a power cut leaves of
-    /// it, the journal says again.
-    pub(super) fn write_in_steps(&mut self, commit: Commit, held: Held) -> Result<bool, BackingError> {
+    /// it, the journal says again. Counts the records that are there in `progress`.
+    pub(super) fn write_in_steps(
+        &mut self,
+        commit: Commit,
+        held: Held,
+        progress: &AtomicUsize,
+    ) -> Result<bool, BackingError> {
         let Commit { records, meta, frees } = commit;
         self.records()?.check(&records)?;
         let mut step = Commit { frees, ..Commit::default() };
@@ -268,6 +273,7 @@ impl RedbBacking {
             if step.records.len() >= self.step_records || bytes > self.step_bytes {
                 let before = self.limits.written();
                 crowded |= self.write_checked(&step, None)?;
+                progress.fetch_add(step.records.len(), Ordering::Relaxed);
                 let dirtied_bytes = (self.limits.written() - before) / step.records.len() as u64;
                 self.step_records = step_records(self.step_bytes, dirtied_bytes).min(2 * self.step_records);
                 step.records.clear();
