@@ -126,8 +126,11 @@ fn look(path: &Path, take: Take<'_>) -> Result<(Report, u64), RescueError> {
     let tree = match Tree::open(&file) {
         Ok(tree) => Some(tree),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            report.lose(format!("{error}: all records but the journal's"));
-            None
+            let tree = Tree::open_damaged(&file).map_err(unreadable)?;
+            let lost =
+                if tree.is_some() { "some of the last checkpoint, perhaps" } else { "all records but the journal's" };
+            report.lose(format!("{error}: {lost}"));
+            tree
         }
         Err(error) => return Err(unreadable(error)),
     };

@@ -131,6 +131,27 @@ impl<'a> Tree<'a> {
         Ok(Tree { file, len, layout, tables, own, repairs })
     }
 
+    /// Opens a file whose header is damaged, with what is the same in every file and a commit slot that is whole; none
+    /// where none is.
+    pub(crate) fn open_damaged(file: &'a dyn StorageBackend) -> io::Result<Option<Tree<'a>>> {
+        let len = file.len()?;
+        let mut header = [0; HEADER_BYTES];
+        if len < HEADER_BYTES as u64 {
+            return Ok(None);
+        }
+        file.read(0, &mut header)?;
+        let slots = [0, 1].map(|index| &header[64 + SLOT_BYTES * index..64 + SLOT_BYTES * (index + 1)]);
+        let sound = slots.into_iter().filter(|slot| {
+            let (covered, checksum) = slot.split_at(SLOT_COVERED);
+            checksum == XxHash3_128::oneshot(covered).to_le_bytes()
+        });
+        let newest = sound.max_by_key(|slot| slot[104..112].try_into().map(u64::from_le_bytes).unwrap_or_default());
+        let Some(slot) = newest else { return Ok(None) };
+        let layout = Layout { page_bytes: 4096, region_header_bytes: 0, region_bytes: 4096 << 20 };
+        let tables = if slot[1] == 0 { None } else { root(&slot[8..8 + ROOT_BYTES]) };
+        Ok(Some(Tree { file, len, layout, tables, own: None, repairs: false }))
+    }
+
     /// redb was not closed and checks every page by itself when it opens the file; until then a part of the last
     /// commit may be missing.
     pub(crate) fn repairs(&self) -> bool {

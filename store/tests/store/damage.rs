@@ -220,3 +220,28 @@ async fn what_is_whole_is_rescued_and_what_is_lost_is_named() {
     assert!(store.get("pods/123").await.unwrap().is_none());
     assert_eq!(store.get("nodes/5").await.unwrap().unwrap().value, "recent-5");
 }
+
+#[tokio::test]
+async fn a_damaged_header_loses_no_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let store = Store::open(Config::redb(&path)).unwrap();
+    for number in 0..200 {
+        let put = Write::put(format!("pods/{number:03}"), Precondition::Any, number.to_string());
+        store.write(vec![put], Durability::Durable).await.unwrap();
+    }
+    drop(store);
+    let whole = std::fs::read(&path).unwrap();
+    let mut found_out = 0;
+    // Everything up to the second commit slot's end.
+    for bit in (0..320 * 8).step_by(11) {
+        let mut raw = whole.clone();
+        raw[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, raw).unwrap();
+        let report = verify(&path).unwrap();
+        assert!(report.records >= 199, "bit {bit}: {report:?}");
+        found_out += usize::from(!report.lost.is_empty());
+    }
+    println!("{found_out} flips of the header found out");
+    assert!(found_out > 50);
+}
