@@ -4,12 +4,15 @@
 //! Preconditions, revisions, history and everything that may be lost live above it, in this process. A backend that
 //! owns those itself takes the place of the writer behind the same methods of `Store`: `crate::etcd`.
 
+mod checked;
+mod checkpoint;
 mod door;
 pub(crate) mod journal;
 pub(crate) mod journaled;
 mod layers;
 pub(crate) mod memory;
 pub(crate) mod redb;
+mod slack;
 pub(crate) mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,11 +32,14 @@ pub(crate) struct Meta {
     pub(crate) soft: BTreeSet<String>,
 }
 
+/// Records to put, as `record::encode` gives them, and keys to delete.
+pub(crate) type Records = BTreeMap<Arc<str>, Option<Bytes>>;
+
 /// One atomic change of the backing.
 #[derive(Debug, Default)]
 pub(crate) struct Commit {
-    /// Records to put, as `record::encode` gives them, and keys to delete.
-    pub(crate) records: BTreeMap<Arc<str>, Option<Bytes>>,
+    /// What to put and to delete.
+    pub(crate) records: Records,
     /// The new meta, where it changes.
     pub(crate) meta: Option<Meta>,
     /// Nothing grows: the commit may use the space kept free for deletes.
@@ -77,17 +83,28 @@ pub(crate) trait Snapshot: Send + Sync {
     fn scan(&self, prefix: &str, after: Option<&str>, visit: Visit<'_>) -> Result<(), BackingError>;
 }
 
+/// Tells the writer that something it began is done.
+pub(crate) type Nudge = Arc<dyn Fn() + Send + Sync>;
+
 /// The one writer's side.
 pub(crate) trait Backing: Send {
     /// As of opening.
     fn meta(&self) -> Result<Meta, BackingError>;
 
     /// The records now.
-    fn snapshot(&self) -> Result<Arc<dyn Snapshot>, BackingError>;
+    fn snapshot(&mut self) -> Result<Arc<dyn Snapshot>, BackingError>;
 
     /// All or nothing, and on stable storage when it returns.
     fn commit(&mut self, commit: &Commit) -> Result<(), BackingError>;
 
     /// Back to the last commit after `Full`. Older snapshots may fail from here on.
     fn recover(&mut self) -> Result<(), BackingError>;
+
+    /// Whom to tell when `attend` has something to do.
+    fn notify(&mut self, _nudge: Nudge) {}
+
+    /// Takes up what was done aside, or waits for it; gives a snapshot that replaces older ones.
+    fn attend(&mut self, _wait: bool) -> Result<Option<Arc<dyn Snapshot>>, BackingError> {
+        Ok(None)
+    }
 }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::clock::Clock;
+use crate::history::Bounds;
 use crate::seal::Sealing;
 
 /// Makes the storage under a file of the store, once for every open; tests cut the power there.
@@ -93,6 +95,11 @@ pub struct Config {
     pub history_bytes_per_resource: usize,
     /// Event history of all resources together; beyond it the largest one forgets first.
     pub history_bytes: usize,
+    /// Events older than this are forgotten when something is written, but never the newest batch of a resource. Clients
+    /// of upstream's etcd get five to ten minutes.
+    pub history_age_max: Duration,
+    /// How old events are.
+    pub clock: Clock,
     /// Records that live in memory only (volatile and deferred writes); beyond it all of them go to disk.
     pub overlay_bytes: usize,
     /// A deferred write is on disk at the latest after this time: what a power cut may take.
@@ -104,19 +111,24 @@ pub struct Config {
     pub queue_writes: usize,
     /// Bytes of values that share one commit: bounds the latency of the group, and keeps it within the history.
     pub group_bytes: usize,
-    /// The journal grows no further; what it holds goes to redb then, in one commit. The longer it is, the more
-    /// superseded writes never get there.
+    /// The journal grows no further. When half of it is used, what it holds goes to redb, aside. The longer it is, the
+    /// more superseded writes never get there.
     pub journal_bytes: u64,
-    /// What the journal holds and redb not yet is in memory as well; so much of it, then it goes to redb.
+    /// What the journal holds and redb not yet is in memory as well, no more than this: at half of it, it goes to redb.
+    /// While that takes longer than it should, half as much again is allowed.
     pub checkpoint_bytes: usize,
+    /// It goes there in steps that write about so much each. More would not fit into the half of `cache_bytes` that redb
+    /// lets dirty pages have: it would write them twice. And whoever flushes on the same disk waits for what is under
+    /// way.
+    pub step_bytes: u64,
     /// The redb file grows no further; deletes still work then.
     pub file_bytes_max: u64,
     /// After the disk was full, puts try again after this time, or after deletes of a 32nd of the cap.
     pub full_retry_delay: Duration,
-    /// A file of at least this length is looked through when it is opened, and compacted where it is mostly empty.
+    /// A file of at least this length gives space back, a little with every checkpoint, where it is mostly empty.
     pub compact_bytes_min: u64,
-    /// A file of at most this length is read and checked completely before it is opened. In a longer one only what is
-    /// read is checked, record by record; `verify` checks all of it.
+    /// A file of at most this length is read and checked completely before it is opened. In a longer one records are
+    /// checked when they are read, with every page that leads to them; `verify` checks all of it.
     pub verify_bytes_max: u64,
     /// redb's page cache.
     pub cache_bytes: usize,
@@ -131,6 +143,8 @@ impl Config {
             backend,
             history_bytes_per_resource: 768 << 10,
             history_bytes: 2 << 20,
+            history_age_max: Duration::from_secs(15 * 60),
+            clock: Clock::default(),
             overlay_bytes: 2 << 20,
             deferred_max_delay: Duration::from_secs(2),
             revision_block: 1 << 20,
@@ -138,6 +152,7 @@ impl Config {
             group_bytes: 256 << 10,
             journal_bytes: 4 << 20,
             checkpoint_bytes: 3 << 20,
+            step_bytes: 768 << 10,
             file_bytes_max: 1 << 30,
             full_retry_delay: Duration::from_secs(10),
             compact_bytes_min: 32 << 20,
@@ -155,6 +170,12 @@ impl Config {
     /// A store in memory.
     pub fn memory() -> Config {
         Config::new(Backend::Memory)
+    }
+
+    /// How far back history reaches.
+    pub(crate) fn history(&self) -> Bounds {
+        let (bytes, bytes_per_resource) = (self.history_bytes, self.history_bytes_per_resource);
+        Bounds { bytes, bytes_per_resource, age: self.history_age_max }
     }
 
     /// See `full_retry_delay`.

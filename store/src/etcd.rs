@@ -96,7 +96,7 @@ impl Engine {
             soft: BTreeSet::new(),
             sealer: Arc::new(crate::seal::Sealer::empty(sealing)),
         };
-        let state = State::new(shown, nothing, config.history_bytes, config.history_bytes_per_resource);
+        let state = State::new(shown, nothing, config.history());
         let shared = Arc::new(Shared::new(state, config));
         let members = Members::new(etcd).map_err(failed)?;
         let inner =

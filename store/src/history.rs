@@ -1,7 +1,8 @@
-//! Pure: what happened under one resource prefix, as far back as its byte budget reaches.
+//! Pure: what happened under one resource prefix, as far back as its bounds of bytes and age reach.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -53,6 +54,15 @@ const ENTRY_BYTES: usize = size_of::<Event>() + 32;
 struct Entry {
     event: Event,
     cost: usize,
+    at: Duration,
+}
+
+/// How far back history reaches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) bytes: usize,
+    pub(crate) bytes_per_resource: usize,
+    pub(crate) age: Duration,
 }
 
 /// The history ring of one resource prefix. Entries are numbered on and on; a reader keeps the number of the next one.
@@ -89,10 +99,16 @@ impl Ring {
         ENTRY_BYTES + event.key.len() + event.value.len() + previous
     }
 
-    pub(crate) fn push(&mut self, event: Event) {
+    /// An event that happened `at` this time; time never goes back.
+    pub(crate) fn push(&mut self, event: Event, at: Duration) {
         let cost = self.cost(&event);
         self.bytes += cost;
-        self.entries.push_back(Entry { event, cost });
+        self.entries.push_back(Entry { event, cost, at });
+    }
+
+    /// Forgets what happened before a time.
+    pub(crate) fn forget_before(&mut self, time: Duration) {
+        while self.entries.front().is_some_and(|entry| entry.at < time) && self.forget() {}
     }
 
     /// Forgets the oldest batch, but never the newest one: that would cut off watchers who sleep. False when there is
@@ -161,10 +177,12 @@ mod tests {
     #[test]
     fn a_ring_forgets_whole_batches_and_says_so() {
         let mut ring = Ring::new(Revision(10));
-        ring.push(put(11, "pods/a", None));
-        ring.push(put(12, "pods/a", Some(11)));
-        ring.push(put(12, "pods/b", None));
-        ring.push(put(14, "pods/b", Some(12)));
+        let at = Duration::from_secs;
+        ring.push(put(11, "pods/a", None), at(1));
+        ring.push(put(12, "pods/a", Some(11)), at(2));
+        ring.push(put(12, "pods/b", None), at(2));
+        ring.push(put(14, "pods/b", Some(12)), at(3));
+        ring.forget_before(at(1));
         assert_eq!(ring.position_after(Revision(10)), 0);
         assert_eq!(ring.position_after(Revision(13)), 3);
         assert!(ring.forget() && ring.forget());

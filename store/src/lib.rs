@@ -8,11 +8,14 @@
 //! **Architecture invariant:** a durable write is visible to nobody before its fsync returned.
 //! **Architecture invariant:** no revision is ever shown twice with different content, whatever was lost in a power cut.
 //! **Architecture invariant:** an idle store neither wakes up nor writes a byte.
+//! **Architecture invariant:** commits do not wait for a checkpoint.
+//! **Architecture invariant:** no page and no record is believed before its checksum was, nor copied into a new page.
 //! **Architecture invariant:** this crate depends on no other crate of the house.
 
 #![forbid(unsafe_code)]
 
 mod backend;
+mod clock;
 mod config;
 mod error;
 #[cfg(feature = "etcd")]
@@ -35,6 +38,7 @@ mod write;
 mod writer;
 
 pub use backend::BackingError;
+pub use clock::Clock;
 pub use config::{Backend, Config, Door};
 #[cfg(feature = "etcd")]
 pub use config::{Etcd, EtcdTls};

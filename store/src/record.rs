@@ -4,6 +4,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::write::VALUE_BYTES_MAX;
+
 /// A point in the one global order of all writes. Zero is before everything; no write ever has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub u64);
@@ -36,10 +38,15 @@ pub(crate) struct Version {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Damaged;
 
-/// Form of a record at rest: format byte, CRC-32 over key, revision and body, revision, body. The body is the value, or
-/// what seals it.
+/// Form of a record at rest: format byte, CRC-32 over key, revision and body, revision, body. The body is the value, what
+/// seals it, or the value's length and its LZ4 block. Any two of these bytes differ in two bits.
 const PLAIN: u8 = 1;
 const SEALED: u8 = 2;
+const PACKED: u8 = 4;
+/// Smaller values take a sector of the journal anyway.
+const PACKED_BYTES_MIN: usize = 400;
+/// A value is packed if it gets smaller by this part at least.
+const PACKED_GAIN: usize = 8;
 const HEADER_BYTES: usize = 1 + 4 + 8;
 
 fn checksum(key: &str, revision: &[u8], body: &[u8]) -> u32 {
@@ -60,8 +67,15 @@ fn frame(format: u8, key: &str, revision: Revision, body: &[u8]) -> Bytes {
     raw.into()
 }
 
-/// The bytes at rest of a version of `key`, in plain form.
+/// The bytes at rest of a version of `key` that is not sealed. Objects are JSON: packed they take a third, in the journal
+/// and in memory until they are in redb, and more of them share a page there.
 pub(crate) fn encode(key: &str, version: &Version) -> Bytes {
+    if version.value.len() >= PACKED_BYTES_MIN {
+        let packed = lz4_flex::block::compress_prepend_size(&version.value);
+        if packed.len() + version.value.len() / PACKED_GAIN < version.value.len() {
+            return frame(PACKED, key, version.revision, &packed);
+        }
+    }
     frame(PLAIN, key, version.revision, &version.value)
 }
 
@@ -75,7 +89,23 @@ pub(crate) fn encode_sealed(key: &str, revision: Revision, body: &[u8]) -> Bytes
 pub(crate) struct Parsed<'a> {
     pub(crate) revision: Revision,
     pub(crate) sealed: bool,
+    packed: bool,
     pub(crate) body: &'a [u8],
+}
+
+impl Parsed<'_> {
+    /// The value of a record that is not sealed.
+    pub(crate) fn value(&self) -> Result<Bytes, Damaged> {
+        if !self.packed {
+            return Ok(Bytes::copy_from_slice(self.body));
+        }
+        let (length, block) = self.body.split_first_chunk().ok_or(Damaged)?;
+        let length = usize::try_from(u32::from_le_bytes(*length)).map_err(|_| Damaged)?;
+        if length > VALUE_BYTES_MAX {
+            return Err(Damaged);
+        }
+        lz4_flex::block::decompress(block, length).map(Bytes::from).map_err(|_| Damaged)
+    }
 }
 
 /// The inverse; the key takes part in the checksum, so a value under a foreign key is found out. Needs no key to check
@@ -84,11 +114,11 @@ pub(crate) fn parse<'a>(key: &str, raw: &'a [u8]) -> Result<Parsed<'a>, Damaged>
     let (header, body) = raw.split_at_checked(HEADER_BYTES).ok_or(Damaged)?;
     let (format, rest) = header.split_first().ok_or(Damaged)?;
     let (crc, revision) = rest.split_at(4);
-    if ![PLAIN, SEALED].contains(format) || crc != checksum(key, revision, body).to_le_bytes() {
+    if ![PLAIN, SEALED, PACKED].contains(format) || crc != checksum(key, revision, body).to_le_bytes() {
         return Err(Damaged);
     }
     let revision = Revision(u64::from_le_bytes(revision.try_into().map_err(|_| Damaged)?));
-    Ok(Parsed { revision, sealed: *format == SEALED, body })
+    Ok(Parsed { revision, sealed: *format == SEALED, packed: *format == PACKED, body })
 }
 
 #[cfg(test)]
@@ -97,17 +127,34 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_and_a_foreign_key_are_found_out() {
-        let version = Version { revision: Revision(7), value: Bytes::from_static(b"{\"a\":1}") };
-        let raw = encode("pods/a", &version);
-        let parsed = parse("pods/a", &raw).unwrap();
-        assert_eq!((parsed.revision, parsed.sealed, parsed.body), (version.revision, false, &version.value[..]));
-        assert_eq!(parse("pods/b", &raw), Err(Damaged));
-        assert_eq!(parse("pods/a", &raw[..HEADER_BYTES - 1]), Err(Damaged));
-        // A flip that turns the format byte into the other one must not pass either: they differ in two bits.
-        for bit in 0..raw.len() * 8 {
-            let mut flipped = raw.to_vec();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(parse("pods/a", &flipped), Err(Damaged), "bit {bit}");
+        let text = r#"{"kind":"Pod","status":"True"}"#;
+        for (value, packed) in [(text.to_owned(), false), (text.repeat(50), true)] {
+            let version = Version { revision: Revision(7), value: value.into() };
+            let raw = encode("pods/a", &version);
+            assert_eq!(raw.len() < version.value.len(), packed);
+            let parsed = parse("pods/a", &raw).unwrap();
+            assert_eq!((parsed.revision, parsed.sealed), (version.revision, false));
+            assert_eq!(parsed.value().unwrap(), version.value);
+            assert_eq!(parse("pods/b", &raw), Err(Damaged));
+            assert_eq!(parse("pods/a", &raw[..HEADER_BYTES - 1]), Err(Damaged));
+            for bit in 0..raw.len() * 8 {
+                let mut flipped = raw.to_vec();
+                flipped[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(parse("pods/a", &flipped), Err(Damaged), "bit {bit}");
+            }
         }
+    }
+
+    #[test]
+    fn what_does_not_get_smaller_stays_as_it_is() {
+        let mut state = 1u32;
+        let mut noise = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        let value: Bytes = (0..4000).map(|_| noise()).collect();
+        let raw = encode("pods/a", &Version { revision: Revision(7), value: value.clone() });
+        assert_eq!(raw.len(), HEADER_BYTES + value.len());
+        assert_eq!(parse("pods/a", &raw).unwrap().value().unwrap(), value);
     }
 }

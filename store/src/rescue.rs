@@ -4,17 +4,18 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ::redb::StorageBackend;
 use bytes::Bytes;
 
-use crate::backend::journal;
 use crate::backend::journal::file::JournalFile;
-use crate::backend::journal::reader::{Next, Reader};
+use crate::backend::journal::reader::{Found, Reader};
+use crate::backend::journal::{self, Held};
 use crate::backend::journaled::journal_path;
-use crate::backend::redb::{Held, RedbBacking, put_in_place};
+use crate::backend::redb::{RedbBacking, put_in_place};
 use crate::backend::tree::{META, RECORDS, Range, Seen, Tree};
 use crate::backend::{Backing, BackingError, Commit, Meta};
 use crate::config::Config;
@@ -125,8 +126,11 @@ fn look(path: &Path, take: Take<'_>) -> Result<(Report, u64), RescueError> {
     let tree = match Tree::open(&file) {
         Ok(tree) => Some(tree),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            report.lose(format!("{error}: all records but the journal's"));
-            None
+            let tree = Tree::open_damaged(&file).map_err(unreadable)?;
+            let lost =
+                if tree.is_some() { "some of the last checkpoint, perhaps" } else { "all records but the journal's" };
+            report.lose(format!("{error}: {lost}"));
+            tree
         }
         Err(error) => return Err(unreadable(error)),
     };
@@ -150,16 +154,19 @@ fn look(path: &Path, take: Take<'_>) -> Result<(Report, u64), RescueError> {
     Ok((report, highest))
 }
 
-/// What is damaged in a store's file, without its journal, before redb opens it and believes it.
-pub(crate) fn damage(file: &dyn StorageBackend) -> io::Result<Vec<String>> {
+/// What is damaged in a store's file, without its journal, before redb opens it and believes it. Without `all`, what
+/// the records' tree holds is not looked at.
+pub(crate) fn damage(file: &dyn StorageBackend, all: bool) -> io::Result<Vec<String>> {
     let mut report = Report::default();
     match Tree::open(file) {
         Ok(tree) if tree.repairs() => {}
         Ok(tree) => {
             own(&tree, &mut report)?;
             meta(&tree, &mut report)?;
-            let walked = records(&tree, &BTreeMap::new(), &mut report, &mut 0, &mut |_, _| Ok(()));
-            walked.map_err(io::Error::other)??;
+            if all {
+                let walked = records(&tree, &BTreeMap::new(), &mut report, &mut 0, &mut |_, _| Ok(()));
+                walked.map_err(io::Error::other)??;
+            }
         }
         Err(error) if error.kind() == io::ErrorKind::InvalidData => report.lose(error.to_string()),
         Err(error) => return Err(error),
@@ -225,7 +232,8 @@ fn meta(tree: &Tree<'_>, report: &mut Report) -> io::Result<(u64, Option<Held>)>
     tree.walk(META, &mut |seen| match seen {
         Seen::Entry { key: b"reserved", raw, .. } => reserved = number(raw, 0).unwrap_or_default(),
         Seen::Entry { key: b"journal", raw, sound: true } => {
-            held = number(raw, 0).zip(number(raw, 8)).map(|(id, generation)| Held { id, generation });
+            let next = number(raw, 16).unwrap_or(1);
+            held = number(raw, 0).zip(number(raw, 8)).map(|(id, generation)| Held { id, generation, next });
         }
         Seen::Entry { .. } => {}
         Seen::Leaf(_) | Seen::Branch(_) => report.lose("the page of the store's own numbers is damaged".into()),
@@ -256,27 +264,17 @@ fn recent(path: &Path, held: Option<Held>, report: &mut Report) -> Result<Commit
             return Ok(recent);
         }
     }
-    let mut reader = Reader::new(&file, held.id, held.generation + 1).map_err(unreadable)?;
-    let (mut frame, mut place) = (0, 1);
-    loop {
-        match reader.next(frame, place).map_err(unreadable)? {
-            Next::Commit(commit, end) => {
+    let mut reader = Reader::new(&file, held.id).map_err(unreadable)?;
+    let replayed = reader.replay(held, &mut |found| {
+        match found {
+            Found::Commit(commit) => {
                 report.journal_commits += 1;
                 recent.records.extend(commit.records);
                 recent.meta = commit.meta.or(recent.meta.take());
-                (frame, place) = (frame + 1, end);
             }
-            Next::End => break,
-            Next::Newer => {
-                report.lose("the file is an older copy than its journal".into());
-                break;
-            }
-            Next::Damaged(at) => {
-                report.lose(journal::lost(at, frame));
-                let Some((next, begins)) = reader.resume(at + 1, frame).map_err(unreadable)? else { break };
-                (frame, place) = (next, begins);
-            }
+            Found::Lost(what) => report.lose(what),
         }
-    }
-    Ok(recent)
+        ControlFlow::Continue(())
+    });
+    replayed.map(|_| recent).map_err(unreadable)
 }

@@ -398,7 +398,7 @@ impl Sealer {
         let parsed = parse(key, raw)?;
         let revision = parsed.revision;
         if !parsed.sealed {
-            return Ok(Version { revision, value: Bytes::copy_from_slice(parsed.body) });
+            return Ok(Version { revision, value: parsed.value()? });
         }
         let id = cipher::id(parsed.body).ok_or(Damaged)?;
         let held = self.keyring().find(id).ok_or(Damaged)?;

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::{BackingError, Snapshot};
 use crate::error::{ReadError, WatchError};
-use crate::history::{Event, EventKind, Ring};
+use crate::history::{Bounds, Event, EventKind, Ring};
 use crate::overlay::{Held, Overlay};
 use crate::page::Unread;
 use crate::record::{Revision, Version};
@@ -67,8 +68,7 @@ pub(crate) struct State {
     pub(crate) overlay: Overlay,
     pub(crate) resources: HashMap<String, Resource>,
     history_bytes: usize,
-    history_bytes_max: usize,
-    history_bytes_per_resource: usize,
+    history: Bounds,
     /// The oldest deferred write that is not at rest.
     pub(crate) oldest_deferred: Option<Revision>,
     pub(crate) closed: bool,
@@ -83,15 +83,12 @@ pub(crate) struct Publication {
     pub(crate) committed: Option<Arc<dyn Snapshot>>,
     /// All volatile records of the overlay went along.
     pub(crate) spilled: bool,
+    /// What the clock shows.
+    pub(crate) now: Duration,
 }
 
 impl State {
-    pub(crate) fn new(
-        shown: Shown,
-        snapshot: Arc<dyn Snapshot>,
-        history_bytes_max: usize,
-        history_bytes_per_resource: usize,
-    ) -> State {
+    pub(crate) fn new(shown: Shown, snapshot: Arc<dyn Snapshot>, history: Bounds) -> State {
         State {
             published: shown.base,
             shown: Arc::new(shown),
@@ -99,8 +96,7 @@ impl State {
             overlay: Overlay::default(),
             resources: HashMap::new(),
             history_bytes: 0,
-            history_bytes_max,
-            history_bytes_per_resource,
+            history,
             oldest_deferred: None,
             closed: false,
             unread: Unread::default(),
@@ -173,7 +169,7 @@ impl State {
 
     /// Makes staged events visible, all at once; returns the resources that they touch.
     pub(crate) fn publish(&mut self, publication: Publication) -> BTreeSet<String> {
-        let Publication { events, pending, committed, spilled } = publication;
+        let Publication { events, pending, committed, spilled, now } = publication;
         let carried = committed.is_some();
         if let Some(snapshot) = committed {
             self.snapshot = snapshot;
@@ -191,7 +187,10 @@ impl State {
             if !touched.contains(name) {
                 touched.insert(name.to_owned());
             }
-            self.remember(event);
+            self.remember(event, now);
+        }
+        if !touched.is_empty() {
+            self.forget_old(now);
         }
         touched
     }
@@ -257,9 +256,9 @@ impl State {
         }
     }
 
-    fn remember(&mut self, event: Event) {
+    fn remember(&mut self, event: Event, now: Duration) {
         let name = resource(&event.key).unwrap_or_default().to_owned();
-        let per_resource = self.history_bytes_per_resource;
+        let per_resource = self.history.bytes_per_resource;
         let resource = self.resource(&name);
         if let Some(keys) = &mut resource.keys {
             match (event.kind, &event.previous) {
@@ -269,15 +268,25 @@ impl State {
             }
         }
         let before = resource.ring.bytes();
-        resource.ring.push(event);
+        resource.ring.push(event, now);
         while resource.ring.bytes() > per_resource && resource.ring.forget() {}
         let after = resource.ring.bytes();
         self.history_bytes = self.history_bytes - before + after;
         self.shrink_history();
     }
 
+    /// What is too old goes, of all resources: one that nobody writes to keeps it no longer.
+    fn forget_old(&mut self, now: Duration) {
+        let Some(time) = now.checked_sub(self.history.age) else { return };
+        for resource in self.resources.values_mut() {
+            let before = resource.ring.bytes();
+            resource.ring.forget_before(time);
+            self.history_bytes = self.history_bytes - before + resource.ring.bytes();
+        }
+    }
+
     fn shrink_history(&mut self) {
-        while self.history_bytes > self.history_bytes_max {
+        while self.history_bytes > self.history.bytes {
             let largest = self.resources.values_mut().max_by_key(|resource| resource.ring.bytes());
             let Some(largest) = largest else { return };
             let before = largest.ring.bytes();

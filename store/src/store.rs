@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use crate::backend::journaled::JournaledBacking;
@@ -150,7 +149,7 @@ impl Store {
         let sealer = Arc::new(open_sealer(&mut *backing, &config, base)?);
         let shown = Shown { base, floor: Revision(meta.floor), soft: meta.soft.clone(), sealer };
         let snapshot = backing.snapshot().map_err(OpenError::Backend)?;
-        let state = State::new(shown, snapshot, config.history_bytes, config.history_bytes_per_resource);
+        let state = State::new(shown, snapshot, config.history());
         let shared = Arc::new(Shared::new(state, config));
         let writer = Writer::new(shared.clone(), backing, meta, base);
         let writer = std::thread::Builder::new()
@@ -246,7 +245,7 @@ impl Store {
     async fn settled<T>(&self, read: impl Fn() -> Result<T, ReadError>) -> Result<T, ReadError> {
         match read() {
             Err(ReadError::Backend { .. }) => {
-                let _ = self.flush().await;
+                let _ = self.request(|answer| Request::Reread { answer }).await;
                 read()
             }
             result => result,
@@ -353,8 +352,8 @@ fn open_sealer(backing: &mut dyn Backing, config: &Config, base: Revision) -> Re
     let mut damaged = None;
     let snapshot = backing.snapshot().map_err(OpenError::Backend)?;
     let scanned = snapshot.scan(KEYS_PREFIX, None, &mut |key, raw| {
-        match (seal::id_of(key), parse(key, raw)) {
-            (Some(id), Ok(parsed)) => drop(wrapped.insert(id, Bytes::copy_from_slice(parsed.body))),
+        match (seal::id_of(key), parse(key, raw).and_then(|parsed| parsed.value())) {
+            (Some(id), Ok(value)) => drop(wrapped.insert(id, value)),
             _ => damaged = Some(SealError::Damaged { key: key.to_owned() }),
         }
         ControlFlow::Continue(())

@@ -41,6 +41,10 @@ pub(crate) enum Request {
     Flush {
         answer: oneshot::Sender<Result<Revision, WriteError>>,
     },
+    /// Older snapshots may fail: readers get a new one.
+    Reread {
+        answer: oneshot::Sender<Result<Revision, WriteError>>,
+    },
 }
 
 impl Request {
@@ -50,7 +54,10 @@ impl Request {
     }
 
     fn answer(self, result: Result<Revision, WriteError>) {
-        let (Request::Write { answer, .. } | Request::Reseal { answer, .. } | Request::Flush { answer }) = self;
+        let (Request::Write { answer, .. }
+        | Request::Reseal { answer, .. }
+        | Request::Flush { answer }
+        | Request::Reread { answer }) = self;
         // The caller may have gone; its write stands.
         let _ = answer.send(result);
     }
@@ -67,6 +74,8 @@ pub(crate) struct Queue {
 struct Waiting {
     requests: VecDeque<Request>,
     closed: bool,
+    /// The backing has something for the writer.
+    nudged: bool,
 }
 
 impl Queue {
@@ -86,15 +95,23 @@ impl Queue {
         Ok(())
     }
 
+    fn nudge(&self) {
+        self.waiting().nudged = true;
+        self.wake.notify_one();
+    }
+
     pub(crate) fn close(&self) {
         self.waiting().closed = true;
         self.wake.notify_one();
     }
 
-    /// The next group; empty when the time is up; none when the queue is closed and drained.
+    /// The next group; empty when the time is up, or the backing wants to be attended to; none when the queue is closed and drained.
     fn take(&self, until: Option<Instant>, bytes_max: usize) -> Option<Vec<Request>> {
         let mut waiting = self.waiting();
         while waiting.requests.is_empty() && !waiting.closed {
+            if std::mem::take(&mut waiting.nudged) {
+                return Some(Vec::new());
+            }
             let Some(until) = until else {
                 waiting = self.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
                 continue;
@@ -155,8 +172,14 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(shared: Arc<Shared>, backing: Box<dyn Backing>, meta: Meta, base: Revision) -> Writer {
+    pub(crate) fn new(shared: Arc<Shared>, mut backing: Box<dyn Backing>, meta: Meta, base: Revision) -> Writer {
         let sealer = shared.sealer();
+        let nudged = Arc::downgrade(&shared);
+        backing.notify(Arc::new(move || {
+            if let Some(shared) = nudged.upgrade() {
+                shared.queue.nudge();
+            }
+        }));
         Writer { shared, backing, sealer, meta, assigned: base.0, dirty_since: None, full: None, failed: None }
     }
 
@@ -167,6 +190,7 @@ impl Writer {
             let until = self.dirty_since.map(|since| since + delay);
             let Some(group) = self.shared.queue.take(until, self.shared.config.group_bytes) else { break };
             self.shared.permits.add_permits(group.len());
+            self.attend(false);
             let now = Instant::now();
             self.full.take_if(|full| full.bytes == 0 || full.until <= now);
             let due = until.is_some_and(|until| until <= now);
@@ -174,6 +198,18 @@ impl Writer {
         }
         self.process(Vec::new(), true);
         self.shared.close();
+    }
+
+    /// Takes up what the backing did aside: readers go on with what it has now.
+    fn attend(&mut self, wait: bool) {
+        if self.failed.is_some() {
+            return;
+        }
+        match self.backing.attend(wait) {
+            Ok(Some(snapshot)) => self.shared.state().snapshot = snapshot,
+            Ok(None) => {}
+            Err(error) => drop(self.fail(&error)),
+        }
     }
 
     fn process(&mut self, requests: Vec<Request>, due: bool) {
@@ -209,6 +245,10 @@ impl Writer {
             Request::Flush { .. } => {
                 // What is deferred goes along with the commit.
                 group.commit |= self.shared.state().oldest_deferred.is_some();
+                return Ok(Revision(0));
+            }
+            Request::Reread { .. } => {
+                self.attend(true);
                 return Ok(Revision(0));
             }
         };
@@ -374,8 +414,9 @@ impl Writer {
         let Group { stage: Stage { pending, events }, answered, .. } = group;
         let spilled = committed.as_ref().is_some_and(|(_, spilled)| *spilled);
         let committed = committed.map(|(snapshot, _)| snapshot);
+        let now = self.shared.config.clock.now();
         let mut state = self.shared.state();
-        let touched = state.publish(Publication { events, pending, committed, spilled });
+        let touched = state.publish(Publication { events, pending, committed, spilled, now });
         let published = state.published;
         if state.oldest_deferred.is_some() {
             self.dirty_since.get_or_insert_with(Instant::now);

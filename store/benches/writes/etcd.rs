@@ -95,13 +95,25 @@ pub(crate) async fn run(dir: &Path, load: Load) -> Figures {
     fs::create_dir_all(&dir).unwrap();
     let (server, address) = start(&dir);
     let sender = connect(&address).await;
+    if load.filled {
+        let mut fillers = tokio::task::JoinSet::new();
+        for first in 0..load.clients {
+            let mut sender = sender.clone();
+            fillers.spawn(async move {
+                for number in (first..load.keys).step_by(load.clients) {
+                    put(&mut sender, &load.key(number), &load.value(number)).await.unwrap();
+                }
+            });
+        }
+        fillers.join_all().await;
+    }
     let meter = Meter::start(server.0.id(), &dir);
     let mut clients = tokio::task::JoinSet::new();
     for client in 0..load.clients {
         let mut sender = sender.clone();
         clients.spawn(async move {
             let mut latencies = Vec::new();
-            for index in 0..load.writes_per_client() {
+            for index in 0..load.writes_per_client {
                 let (key, value) = load.write(client, index);
                 let start = Instant::now();
                 put(&mut sender, &key, &value).await.unwrap();

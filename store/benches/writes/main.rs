@@ -25,23 +25,73 @@ const KEYS: usize = 2000;
 const LONE_WRITES: usize = 3000;
 const CLIENTS: usize = 100;
 const WRITES_PER_CLIENT: usize = 200;
+/// Of everything that is compared.
+const ROUNDS: usize = 3;
+/// A store that no cache holds, for the longest pause: every write hits another page.
+const LARGE_KEYS: usize = 100_000;
+const LARGE_VALUE_BYTES: usize = 500;
+const LARGE_WRITES_PER_CLIENT: usize = 1000;
 
 /// What is written, by how many.
 #[derive(Clone, Copy)]
 struct Load {
     value_bytes: usize,
     clients: usize,
+    keys: usize,
+    writes_per_client: usize,
+    /// Every key is there before.
+    filled: bool,
 }
 
 impl Load {
-    fn writes_per_client(&self) -> usize {
-        if self.clients == 1 { LONE_WRITES } else { WRITES_PER_CLIENT }
+    fn new(value_bytes: usize, clients: usize) -> Load {
+        let writes_per_client = if clients == 1 { LONE_WRITES } else { WRITES_PER_CLIENT };
+        Load { value_bytes, clients, keys: KEYS, writes_per_client, filled: false }
+    }
+
+    fn large() -> Load {
+        Load {
+            value_bytes: LARGE_VALUE_BYTES,
+            clients: CLIENTS,
+            keys: LARGE_KEYS,
+            writes_per_client: LARGE_WRITES_PER_CLIENT,
+            filled: true,
+        }
     }
 
     /// The key and the value of a client's write; a large prime scatters the keys.
     fn write(&self, client: usize, index: usize) -> (String, Vec<u8>) {
         let number = (index * self.clients + client) * 7919;
-        (format!("pods/default/{:05}", number % KEYS), vec![b'a' + (number % 26) as u8; self.value_bytes])
+        (self.key(number), self.value(number))
+    }
+
+    fn key(&self, number: usize) -> String {
+        format!("pods/default/{:06}", number % self.keys)
+    }
+
+    /// A pod as clients write it, so far as it fits: names, hashes and times differ.
+    fn value(&self, number: usize) -> Vec<u8> {
+        let mut state = number as u64;
+        let mut hash = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state >> 20
+        };
+        let (uid, node, image) = (hash(), number % 10, hash());
+        let mut text = format!(
+            r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"web-{number}-{:x}","namespace":"default","uid":"{uid:x}-{:x}","labels":{{"app":"web","pod-template-hash":"{:x}"}}}},"spec":{{"nodeName":"pi-{node}","containers":[{{"name":"web","image":"registry.local/web@sha256:{image:x}{:x}","#,
+            hash(),
+            hash(),
+            hash(),
+            hash()
+        );
+        while text.len() < self.value_bytes {
+            text.push_str(&format!(
+                r#"{{"type":"Ready","status":"True","lastProbeTime":null,"lastTransitionTime":"2026-01-0{}T10:{:02}:{:02}Z","observedGeneration":{},"message":"{:x}"}},"#,
+                hash() % 9 + 1, hash() % 60, hash() % 60, hash() % 100, hash()
+            ));
+        }
+        text.truncate(self.value_bytes);
+        text.into_bytes()
     }
 }
 
@@ -50,6 +100,8 @@ struct Figures {
     per_second: f64,
     p50: Duration,
     p99: Duration,
+    p999: Duration,
+    longest: Duration,
     bytes: f64,
     device_bytes: f64,
 }
@@ -81,6 +133,8 @@ impl Meter {
             per_second: count as f64 / elapsed.as_secs_f64(),
             p50: latencies[count / 2],
             p99: latencies[count * 99 / 100],
+            p999: latencies[count * 999 / 1000],
+            longest: latencies[count - 1],
             bytes: (written(self.pid) - self.bytes) as f64 / count as f64,
             device_bytes: (device_written(&self.dir) - self.device_bytes) as f64 / count as f64,
         }
@@ -104,12 +158,13 @@ fn device_written(dir: &Path) -> u64 {
 fn raw(dir: &Path, load: Load) -> Figures {
     let mut file = File::create(dir.join("raw")).unwrap();
     let meter = Meter::start(std::process::id(), dir);
-    let latencies: Vec<Duration> = (0..load.writes_per_client())
-        .map(|index| {
+    let latencies: Vec<Duration> = (0..load.writes_per_client)
+        .flat_map(|index| {
             let start = Instant::now();
-            file.write_all(&load.write(0, index).1).unwrap();
+            let group: Vec<u8> = (0..load.clients).flat_map(|client| load.write(client, index).1).collect();
+            file.write_all(&group).unwrap();
             file.sync_data().unwrap();
-            start.elapsed()
+            vec![start.elapsed(); load.clients]
         })
         .collect();
     meter.figures(latencies, meter.answered())
@@ -121,39 +176,63 @@ fn main() {
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    // `-- large` prints only what a large store takes.
-    let only_large = std::env::args().any(|arg| arg == "large");
-    for value_bytes in VALUES_BYTES.iter().copied().filter(|_| !only_large) {
+    // `-- large`, `-- pauses` and so on print only that part.
+    let parts: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|wanted| wanted == part);
+    println!("load average: {}", fs::read_to_string("/proc/loadavg").unwrap().trim());
+    for value_bytes in VALUES_BYTES.iter().copied().filter(|_| wanted("writes")) {
         for clients in [1, CLIENTS] {
-            let load = Load { value_bytes, clients };
-            println!("\n{value_bytes} B, {clients} client(s), {KEYS} keys");
-            println!(
-                "{:<8}{:>10}{:>12}{:>12}{:>14}{:>15}{:>12}{:>12}",
-                "", "writes/s", "p50", "p99", "bytes/write", "device/write", "rate/etcd", "bytes/etcd"
-            );
-            let etcd = runtime.block_on(etcd::run(&dir, load));
-            let ours = runtime.block_on(ours::run(&dir, load));
-            let mut rows = vec![("bramble", ours), ("SQLite", sqlite::run(&dir, load))];
-            if clients == 1 {
-                rows.push(("raw", raw(&dir, load)));
-            }
-            for (name, figures) in &rows {
-                print(name, figures, &etcd);
-            }
-            print("etcd", &etcd, &etcd);
+            compare(&dir, &runtime, Load::new(value_bytes, clients));
         }
     }
-    runtime.block_on(ours::others(&dir));
-    runtime.block_on(ours::large(&dir));
+    if wanted("pauses") {
+        compare(&dir, &runtime, Load::large());
+    }
+    if wanted("others") {
+        runtime.block_on(ours::others(&dir));
+    }
+    if wanted("large") {
+        runtime.block_on(ours::large(&dir));
+    }
+    if wanted("churn") {
+        runtime.block_on(ours::churn(&dir));
+    }
+    println!("load average: {}", fs::read_to_string("/proc/loadavg").unwrap().trim());
     fs::remove_dir_all(&dir).unwrap();
+}
+
+fn compare(dir: &Path, runtime: &tokio::runtime::Runtime, load: Load) {
+    let Load { value_bytes, clients, keys, filled, .. } = load;
+    println!("\n{value_bytes} B, {clients} client(s), {keys} keys{}", if filled { ", all there before" } else { "" });
+    println!(
+        "{:<8}{:>10}{:>10}{:>10}{:>10}{:>10}{:>13}{:>14}{:>11}{:>12}",
+        "", "writes/s", "p50", "p99", "p99.9", "longest", "bytes/write", "device/write", "rate/etcd", "bytes/etcd"
+    );
+    // In turn: a disk that others use is faster at one time than at another. What counts is the round in the middle.
+    let mut rounds: [Vec<Figures>; 4] = Default::default();
+    for _ in 0..ROUNDS {
+        rounds[0].push(runtime.block_on(ours::run(dir, load)));
+        rounds[1].push(sqlite::run(dir, load));
+        rounds[2].push(raw(dir, load));
+        rounds[3].push(runtime.block_on(etcd::run(dir, load)));
+    }
+    let [ours, sqlite, raw, etcd] = rounds.map(|mut figures| {
+        figures.sort_by(|a, b| a.per_second.total_cmp(&b.per_second));
+        figures.swap_remove(ROUNDS / 2)
+    });
+    for (name, figures) in [("bramble", &ours), ("SQLite", &sqlite), ("raw", &raw), ("etcd", &etcd)] {
+        print(name, figures, &etcd);
+    }
 }
 
 fn print(name: &str, figures: &Figures, etcd: &Figures) {
     println!(
-        "{name:<8}{:>10.0}{:>12.1?}{:>12.1?}{:>14.0}{:>15.0}{:>12.2}{:>12.2}",
+        "{name:<8}{:>10.0}{:>10.1?}{:>10.1?}{:>10.1?}{:>10.1?}{:>13.0}{:>14.0}{:>11.2}{:>12.2}",
         figures.per_second,
         figures.p50,
         figures.p99,
+        figures.p999,
+        figures.longest,
         figures.bytes,
         figures.device_bytes,
         figures.per_second / etcd.per_second,

@@ -19,7 +19,7 @@ async fn clients(store: &Store, load: Load, floor: Durability) -> Vec<Duration> 
         let store = store.clone();
         clients.spawn(async move {
             let mut latencies = Vec::new();
-            for index in 0..load.writes_per_client() {
+            for index in 0..load.writes_per_client {
                 let start = Instant::now();
                 write(&store, load, client, index, floor).await;
                 latencies.push(start.elapsed());
@@ -33,8 +33,14 @@ async fn clients(store: &Store, load: Load, floor: Durability) -> Vec<Duration> 
 pub(crate) async fn run(dir: &Path, load: Load) -> Figures {
     let dir = dir.join("bramble");
     fs::create_dir_all(&dir).unwrap();
-    let meter = Meter::start(std::process::id(), &dir);
     let store = Store::open(Config::redb(dir.join("store"))).unwrap();
+    if load.filled {
+        for first in (0..load.keys).step_by(100) {
+            let put = |number| Write::put(load.key(number), Precondition::Any, load.value(number));
+            store.write((first..first + 100).map(put).collect(), Durability::Durable).await.unwrap();
+        }
+    }
+    let meter = Meter::start(std::process::id(), &dir);
     let begin = Instant::now();
     let latencies = clients(&store, load, Durability::Durable).await;
     let elapsed = begin.elapsed();
@@ -47,12 +53,12 @@ pub(crate) async fn run(dir: &Path, load: Load) -> Figures {
 
 /// What no peer has, or nobody compares: weaker writes, reads, size and memory.
 pub(crate) async fn others(dir: &Path) {
-    let load = Load { value_bytes: 2048, clients: CLIENTS };
+    let load = Load::new(2048, CLIENTS);
     let path = dir.join("others");
     let store = Store::open(Config::redb(&path)).unwrap();
     clients(&store, load, Durability::Durable).await;
     println!();
-    let lone = Load { clients: 1, ..load };
+    let lone = Load::new(2048, 1);
     for floor in [Durability::Deferred, Durability::Volatile] {
         let meter = Meter::start(std::process::id(), dir);
         let latencies = clients(&store, lone, floor).await;
@@ -87,9 +93,13 @@ pub(crate) async fn others(dir: &Path) {
 pub(crate) async fn large(dir: &Path) {
     const RECORDS: usize = 1_000_000;
     let (path, killed) = (dir.join("large"), dir.join("killed"));
+    let before = resident();
     let store = Store::open(Config::redb(&path)).unwrap();
     let mut slowest = Duration::ZERO;
     for first in (0..RECORDS).step_by(100) {
+        if first == RECORDS / 10 {
+            println!("\n{first} records of 100 B: RSS {} KiB, {before} before", resident());
+        }
         let put = |index| Write::put(format!("pods/default/{index:07}"), Precondition::Any, vec![b'x'; 100]);
         let start = Instant::now();
         store.write((first..first + 100).map(put).collect(), Durability::Durable).await.unwrap();
@@ -108,6 +118,43 @@ pub(crate) async fn large(dir: &Path) {
     let size = fs::metadata(&killed).unwrap().len() >> 20;
     println!("opened after a kill at {size} MiB: {:.1?}", begin.elapsed());
     drop((store, reopened));
+}
+
+/// A million writes and deletes of a working set that fits, under a cap that it would exceed many times over.
+pub(crate) async fn churn(dir: &Path) {
+    const WRITES: usize = 1_000_000;
+    let path = dir.join("churn");
+    let mut config = Config::redb(&path);
+    config.file_bytes_max = 64 << 20;
+    let store = Store::open(config.clone()).unwrap();
+    let (mut slowest, mut largest) = (Duration::ZERO, 0);
+    let begin = Instant::now();
+    let load = Load { clients: 1, ..Load::large() };
+    for first in (0..WRITES).step_by(50) {
+        let write = |number: usize| {
+            let key = load.key(number * 7919 % 20_000);
+            if number.is_multiple_of(2) {
+                Write::put(key, Precondition::Any, load.value(number))
+            } else {
+                Write::delete(load.key((number / 2) * 104_729 % 20_000), Precondition::Any)
+            }
+        };
+        let mut batch: Vec<Write> = (first..first + 50).map(write).collect();
+        batch.sort_by(|a, b| a.key.cmp(&b.key));
+        batch.dedup_by(|a, b| a.key == b.key);
+        let start = Instant::now();
+        store.write(batch, Durability::Durable).await.unwrap();
+        slowest = slowest.max(start.elapsed());
+        if first % 5000 == 0 {
+            largest = largest.max(fs::metadata(&path).unwrap().len());
+        }
+    }
+    println!(
+        "{WRITES} writes and deletes in {:.1?}: longest pause {slowest:.1?}, largest file {} KiB of {} KiB",
+        begin.elapsed(),
+        largest >> 10,
+        config.file_bytes_max >> 10
+    );
 }
 
 fn resident() -> u64 {

@@ -24,18 +24,30 @@ pub(crate) fn run(dir: &Path, load: Load) -> Figures {
         .expect("Debian's sqlite3 is needed: apt-get install sqlite3");
     let mut to = shell.stdin.take().unwrap();
     let mut from = BufReader::new(shell.stdout.take().unwrap()).lines();
-    let meter = Meter::start(shell.id(), &dir);
     to.write_all(SETUP.as_bytes()).unwrap();
     while from.next().unwrap().unwrap() != "ready" {}
+    if load.filled {
+        let mut text = String::from("BEGIN;\n");
+        for number in 0..load.keys {
+            text.push_str(&format!(
+                "REPLACE INTO records VALUES('{}', x'{}');\n",
+                load.key(number),
+                hex(&load.value(number))
+            ));
+        }
+        text.push_str("COMMIT;\nSELECT 'filled';\n");
+        to.write_all(text.as_bytes()).unwrap();
+        while from.next().unwrap().unwrap() != "filled" {}
+    }
+    let meter = Meter::start(shell.id(), &dir);
     let begin = Instant::now();
     let mut latencies = Vec::new();
-    for index in 0..load.writes_per_client() {
+    for index in 0..load.writes_per_client {
         let start = Instant::now();
         let mut text = String::from("BEGIN;\n");
         for client in 0..load.clients {
             let (key, value) = load.write(client, index);
-            let value: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
-            text.push_str(&format!("REPLACE INTO records VALUES('{key}', x'{value}');\n"));
+            text.push_str(&format!("REPLACE INTO records VALUES('{key}', x'{}');\n", hex(&value)));
         }
         text.push_str("COMMIT;\nSELECT 'done';\n");
         to.write_all(text.as_bytes()).unwrap();
@@ -47,4 +59,8 @@ pub(crate) fn run(dir: &Path, load: Load) -> Figures {
     shell.wait().unwrap();
     fs::remove_dir_all(&dir).unwrap();
     figures
+}
+
+fn hex(value: &[u8]) -> String {
+    value.iter().map(|byte| format!("{byte:02x}")).collect()
 }

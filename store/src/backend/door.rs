@@ -15,6 +15,8 @@ const DELETES_SHARE: u64 = 16;
 pub(super) struct Limits {
     bytes_max: u64,
     len: AtomicU64,
+    /// Bytes written since opening.
+    written: AtomicU64,
     /// The running commit frees space.
     pub(super) frees: AtomicBool,
     /// Something was refused for want of space.
@@ -28,6 +30,7 @@ impl Limits {
         Limits {
             bytes_max,
             len: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             frees: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             crowded: AtomicBool::new(false),
@@ -37,6 +40,11 @@ impl Limits {
     /// The length of the file.
     pub(super) fn len(&self) -> u64 {
         self.len.load(Ordering::Relaxed)
+    }
+
+    /// Bytes written since opening.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
     }
 
     /// Whether the file has its final length.
@@ -62,12 +70,12 @@ impl Limits {
 /// A storage with limits.
 #[derive(Debug)]
 pub(super) struct Capped {
-    inner: Box<dyn StorageBackend>,
+    inner: Arc<dyn StorageBackend>,
     limits: Arc<Limits>,
 }
 
 impl Capped {
-    pub(super) fn new(inner: Box<dyn StorageBackend>, limits: Arc<Limits>) -> io::Result<Capped> {
+    pub(super) fn new(inner: Arc<dyn StorageBackend>, limits: Arc<Limits>) -> io::Result<Capped> {
         limits.len.store(inner.len()?, Ordering::Relaxed);
         Ok(Capped { inner, limits })
     }
@@ -109,6 +117,7 @@ impl StorageBackend for Capped {
             }
             self.limits.crowded.store(true, Ordering::Relaxed);
         }
+        self.limits.written.fetch_add(data.len() as u64, Ordering::Relaxed);
         self.limits.note(self.inner.write(offset, data))
     }
 

@@ -1,13 +1,20 @@
 //! Shell: redb behind its journal: a commit is at rest in the journal, and goes on into redb with many others.
 //!
 //! ```text
-//! commit -> journal (one write, one flush) -> layers in memory --- checkpoint ---> redb, one commit; the journal is old
-//!        \- too large, or redb is crowded: with all layers in one commit of redb ------/
+//! commit -> journal (one write, one flush) -> active layers
+//!        \                                      | turn: they are frozen, the next generation begins
+//!         \                                     v
+//!          \                                   frozen layers --- aside, one commit of redb ---> below; the journal's
+//!           \                                                                                  generation is old
+//!            \- too large, or redb is crowded: with all layers in one commit of redb --------/
+//!
+//! read: active layers, then frozen ones, then below
 //! ```
 //!
 //! A checkpoint comes when the journal or its layers reach their bound, and at closing: never by the clock, so an idle
-//! store writes nothing. Its commit has two phases and saves redb's allocator: no header that a power cut leaves is
-//! trusted before its tree was flushed, and opening never walks the file.
+//! store writes nothing. It runs in a thread of its own, and commits go on; they are slowed down where it could not keep
+//! up, so that nobody waits for all of it. Its commit has two phases and saves redb's allocator: no header that a power
+//! cut leaves is trusted before its tree was flushed, and opening never walks the file.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -17,11 +24,12 @@ use std::time::SystemTime;
 
 use ::redb::StorageBackend;
 
+use super::checkpoint::{self, Checkpoint, Done};
 use super::journal::file::JournalFile;
-use super::journal::{self, Journal};
+use super::journal::{self, Held, Journal};
 use super::layers::{self, Layered, Layers};
-use super::redb::{Held, RedbBacking};
-use super::{Backing, BackingError, Commit, Meta, Snapshot};
+use super::redb::RedbBacking;
+use super::{Backing, BackingError, Commit, Meta, Nudge, Snapshot};
 use crate::config::{Backend, Config};
 use crate::error::OpenError;
 
@@ -29,17 +37,34 @@ use crate::error::OpenError;
 /// keeps free for deletes.
 const CAP_SHARE: u64 = 64;
 
+/// redb, or where it is.
+enum Base {
+    Here(RedbBacking),
+    Away(Checkpoint),
+    /// Only while it is on its way.
+    Gone,
+}
+
+/// What the journal holds and redb not yet.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Recent {
+    pub(crate) layers: Layers,
+    /// The meta of the newest commit that had one.
+    pub(crate) meta: Option<Meta>,
+}
+
 pub(crate) struct JournaledBacking {
-    base: RedbBacking,
+    base: Base,
     below: Arc<dyn Snapshot>,
     journal: Journal,
-    id: u64,
-    layers: Layers,
-    /// The meta of the newest commit in the journal that had one.
-    meta: Option<Meta>,
+    active: Recent,
+    /// What goes into redb at the moment.
+    frozen: Recent,
     layers_bytes_max: usize,
     /// redb has no room but for deletes: whether a commit fits must be known before it is acknowledged.
     crowded: bool,
+    nudge: Nudge,
+    pace: checkpoint::Pace,
 }
 
 /// Beside the file.
@@ -62,6 +87,18 @@ fn new_id() -> u64 {
     RandomState::new().hash_one(SystemTime::now())
 }
 
+impl Recent {
+    fn push(&mut self, commit: &Commit) {
+        self.layers.push(&commit.records);
+        self.meta = commit.meta.clone().or(self.meta.take());
+    }
+
+    /// All of it in one commit that may use the space for deletes.
+    pub(crate) fn commit(&self) -> Commit {
+        Commit { records: self.layers.merged(), meta: self.meta.clone(), frees: true }
+    }
+}
+
 impl JournaledBacking {
     /// Opens or makes the files that the config names.
     pub(crate) fn open(config: &Config) -> Result<JournaledBacking, OpenError> {
@@ -76,70 +113,151 @@ impl JournaledBacking {
             Some(held) => held,
             None => {
                 // A new store, or one from before the journal: until redb knows it, the journal holds nothing.
-                let held = Held { id: new_id(), generation: 0 };
+                let held = Held { id: new_id(), generation: 0, next: 1 };
                 journal::create(&*file, held.id)?;
                 base.write(&Commit::default(), Some(held))?;
                 held
             }
         };
-        let (mut layers, mut meta) = (Layers::default(), None);
-        let mut replay = |commit: Commit| {
-            layers.push(&commit.records);
-            meta = commit.meta.or(meta.take());
-        };
-        let journal = Journal::open(file, held.id, held.generation, config.journal_bytes, &mut replay)?;
+        let mut active = Recent::default();
+        let journal = Journal::open(file, held, config.journal_bytes, &mut |commit| active.push(&commit))?;
         let below = base.snapshot()?;
         let share = usize::try_from(config.file_bytes_max / CAP_SHARE).unwrap_or(usize::MAX);
         let crowded = base.may_be_crowded();
-        let layers_bytes_max = config.checkpoint_bytes.min(share);
-        Ok(JournaledBacking { base, below, journal, id: held.id, layers, meta, layers_bytes_max, crowded })
+        Ok(JournaledBacking {
+            base: Base::Here(base),
+            below,
+            journal,
+            active,
+            frozen: Recent::default(),
+            layers_bytes_max: config.checkpoint_bytes.min(share),
+            crowded,
+            nudge: Arc::new(|| ()),
+            pace: checkpoint::Pace::default(),
+        })
     }
 
-    /// Whether a commit may go the short way, after a checkpoint if need be.
+    /// Whether a commit may go the short way, after a wait for room if need be.
     fn takes(&mut self, commit: &Commit) -> Result<bool, BackingError> {
         let bytes = layers::bytes(&commit.records);
-        if self.crowded || bytes > self.layers_bytes_max || !self.journal.fits(commit, true) {
+        if bytes > self.layers_bytes_max / 2 || !self.journal.could_fit(commit) {
             return Ok(false);
         }
-        if self.layers.bytes() + bytes > self.layers_bytes_max || !self.journal.fits(commit, false) {
-            match self.settle(&Commit { frees: true, ..Commit::default() }) {
-                Ok(()) => {}
-                // What is acknowledged stays in the journal until there is room.
-                Err(BackingError::Full) => self.crowded = true,
-                Err(error) => return Err(error),
+        loop {
+            if self.crowded {
+                return Ok(false);
+            }
+            // Over the bound commits wait as long as one may, but none for all of a checkpoint.
+            let away = matches!(self.base, Base::Away(_));
+            let bytes_max = self.layers_bytes_max + if away { self.layers_bytes_max / 2 } else { 0 };
+            let room = bytes_max.saturating_sub(self.frozen.layers.bytes() + self.active.layers.bytes());
+            if bytes <= room && self.journal.fits(commit) {
+                return Ok(true);
+            }
+            match &self.base {
+                Base::Away(_) => drop(self.land(true)?),
+                _ if self.active.layers.is_empty() => return Ok(false),
+                _ => self.turn()?,
             }
         }
-        Ok(!self.crowded)
     }
 
     fn append(&mut self, commit: &Commit) -> Result<(), BackingError> {
         self.journal.append(commit)?;
-        self.layers.push(&commit.records);
-        self.meta = commit.meta.clone().or(self.meta.take());
+        self.active.push(commit);
+        self.turn_if_due()
+    }
+
+    /// How full what commits go to is: at one half it is time for a checkpoint, at one somebody would have to wait.
+    fn fill(&self) -> f64 {
+        let bytes = self.active.layers.bytes() as f64 / self.layers_bytes_max.max(1) as f64;
+        bytes.max(self.journal.share())
+    }
+
+    fn turn_if_due(&mut self) -> Result<(), BackingError> {
+        if !self.crowded && self.fill() >= 0.5 && matches!(self.base, Base::Here(_)) {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    /// What is here begins to go into redb, aside.
+    fn turn(&mut self) -> Result<(), BackingError> {
+        let Base::Here(base) = std::mem::replace(&mut self.base, Base::Gone) else { return Ok(()) };
+        self.frozen = std::mem::take(&mut self.active);
+        let held = self.journal.turn();
+        self.base = Base::Away(Checkpoint::start(base, self.frozen.clone(), held, self.nudge.clone())?);
+        Ok(())
+    }
+
+    /// Takes redb back from a checkpoint: whether there was one that ended. The next one begins if it is due.
+    fn land(&mut self, wait: bool) -> Result<bool, BackingError> {
+        let landed = self.end_checkpoint(wait)?;
+        if landed {
+            self.turn_if_due()?;
+        }
+        Ok(landed)
+    }
+
+    fn end_checkpoint(&mut self, wait: bool) -> Result<bool, BackingError> {
+        let Base::Away(checkpoint) = &self.base else { return Ok(false) };
+        let Some(Done { base, result, pace }) = checkpoint.done(wait)? else { return Ok(false) };
+        self.base = Base::Here(base);
+        match result {
+            Ok((crowded, below)) => {
+                self.pace = pace;
+                self.crowded = crowded;
+                self.below = below;
+                self.frozen = Recent::default();
+                self.journal.release();
+            }
+            // What is acknowledged stays in the journal until there is room.
+            Err(BackingError::Full) => {
+                self.crowded = true;
+                let mut all = std::mem::take(&mut self.frozen);
+                all.push(&self.active.commit());
+                self.active = all;
+                self.reopen()?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(true)
+    }
+
+    fn base(&mut self) -> Result<&mut RedbBacking, BackingError> {
+        match &mut self.base {
+            Base::Here(base) => Ok(base),
+            _ => Err(BackingError::Failed("the last checkpoint did not end".into())),
+        }
+    }
+
+    fn reopen(&mut self) -> Result<(), BackingError> {
+        self.base()?.recover()?;
+        self.below = self.base()?.snapshot()?;
         Ok(())
     }
 
     /// One commit of redb with everything that the journal holds and this; the journal is old then. After `Full`
     /// nothing of it happened, and redb is open again.
     fn settle(&mut self, commit: &Commit) -> Result<(), BackingError> {
-        let mut all = Commit { records: self.layers.merged(), frees: commit.frees, ..Commit::default() };
-        all.records.extend(commit.records.iter().map(|(key, raw)| (key.clone(), raw.clone())));
-        all.meta = commit.meta.clone().or(self.meta.clone());
+        self.end_checkpoint(true)?;
+        let mut all = self.active.clone();
+        all.push(commit);
+        let all = Commit { frees: commit.frees, ..all.commit() };
         if all.records.is_empty() && all.meta.is_none() {
             return Ok(());
         }
-        let held = Held { id: self.id, generation: self.journal.generation() };
-        match self.base.write(&all, Some(held)) {
+        let held = self.journal.whole();
+        match self.base()?.write(&all, Some(held)) {
             Ok(crowded) => self.crowded = crowded,
             Err(BackingError::Full) => {
-                self.recover()?;
+                self.reopen()?;
                 return Err(BackingError::Full);
             }
             Err(error) => return Err(error),
         }
-        self.below = self.base.snapshot()?;
-        self.layers = Layers::default();
-        self.meta = None;
+        self.below = self.base()?.snapshot()?;
+        self.active = Recent::default();
         self.journal.recycle();
         Ok(())
     }
@@ -153,13 +271,13 @@ impl JournaledBacking {
         self.crowded = true;
         // What the journal holds does not fit, or others have filled the disk. Deletes wait with it, or make room: that
         // redb forgets some keys early hurts nothing, since the journal is read over it.
-        if self.journal.fits(commit, false) {
+        if self.journal.fits(commit) {
             return self.append(commit);
         }
-        let gone = self.layers.merged().into_iter().filter(|(_, raw)| raw.is_none()).collect();
+        let gone = self.active.layers.merged().into_iter().filter(|(_, raw)| raw.is_none()).collect();
         let deletes = Commit { records: gone, meta: None, frees: true };
-        if let Err(error) = self.base.write(&deletes, None) {
-            self.recover()?;
+        if let Err(error) = self.base()?.write(&deletes, None) {
+            self.reopen()?;
             return Err(error);
         }
         self.settle(commit)
@@ -168,28 +286,47 @@ impl JournaledBacking {
 
 impl Backing for JournaledBacking {
     fn meta(&self) -> Result<Meta, BackingError> {
-        self.meta.clone().map_or_else(|| self.base.meta(), Ok)
+        match (&self.active.meta, &self.base) {
+            (Some(meta), _) => Ok(meta.clone()),
+            (None, Base::Here(base)) => base.meta(),
+            (None, _) => Err(BackingError::Failed("it is known as of opening".into())),
+        }
     }
 
-    fn snapshot(&self) -> Result<Arc<dyn Snapshot>, BackingError> {
-        Ok(Arc::new(Layered { layers: self.layers.clone(), below: self.below.clone() }))
+    fn snapshot(&mut self) -> Result<Arc<dyn Snapshot>, BackingError> {
+        let layers = self.active.layers.above(&self.frozen.layers);
+        Ok(Arc::new(Layered { layers, below: self.below.clone() }))
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<(), BackingError> {
+        self.land(false)?;
         if self.takes(commit)? {
             match self.append(commit) {
+                Ok(()) => {
+                    if let Base::Away(checkpoint) = &self.base {
+                        self.pace.slow(checkpoint, self.fill(), layers::bytes(&commit.records), self.layers_bytes_max);
+                    }
+                    return Ok(());
+                }
                 // The journal could not grow.
                 Err(BackingError::Full) => {}
-                result => return result,
+                Err(error) => return Err(error),
             }
         }
         self.commit_crowded(commit)
     }
 
     fn recover(&mut self) -> Result<(), BackingError> {
-        self.base.recover()?;
-        self.below = self.base.snapshot()?;
-        Ok(())
+        self.end_checkpoint(true)?;
+        self.reopen()
+    }
+
+    fn notify(&mut self, nudge: Nudge) {
+        self.nudge = nudge;
+    }
+
+    fn attend(&mut self, wait: bool) -> Result<Option<Arc<dyn Snapshot>>, BackingError> {
+        if self.land(wait)? { self.snapshot().map(Some) } else { Ok(None) }
     }
 }
 

@@ -61,6 +61,15 @@ impl Layers {
         }
     }
 
+    /// Puts all of them above `older` ones, which stay as they are.
+    pub(crate) fn above(&self, older: &Layers) -> Layers {
+        Layers(older.0.iter().chain(&self.0).cloned().collect())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// What all of it takes in memory.
     pub(crate) fn bytes(&self) -> usize {
         self.0.iter().map(|layer| layer.bytes).sum()

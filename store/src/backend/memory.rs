@@ -25,7 +25,7 @@ impl Backing for MemoryBacking {
         Ok(self.meta.clone())
     }
 
-    fn snapshot(&self) -> Result<Arc<dyn Snapshot>, BackingError> {
+    fn snapshot(&mut self) -> Result<Arc<dyn Snapshot>, BackingError> {
         Ok(Arc::new(MemorySnapshot(self.maps.clone())))
     }
 

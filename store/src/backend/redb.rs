@@ -5,16 +5,20 @@ use std::io;
 use std::ops::{Bound, ControlFlow};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use ::redb::backends::FileBackend;
 use ::redb::{
-    Builder, Database, Error, ReadOnlyTable, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageBackend,
-    TableDefinition, WriteTransaction,
+    Builder, Database, Error, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+    StorageBackend, TableDefinition, WriteTransaction,
 };
 
+use super::checked::Checked;
 use super::door::{Capped, Limits};
+use super::journal::Held;
+use super::slack::Slack;
 use super::{Backing, BackingError, Commit, Meta, Snapshot, Visit};
 use crate::config::{Backend, Config, Door};
 use crate::error::OpenError;
@@ -22,32 +26,57 @@ use crate::rescue;
 
 const RECORDS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("records");
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-/// A file that holds less than this part of its length is compacted at opening.
-const COMPACT_RATIO: u64 = 4;
-/// Records whose size tells about that of all others.
-const SAMPLE_RECORDS: usize = 256;
+/// Records of a step of a checkpoint.
+const STEP_RECORDS_MIN: usize = 8;
+const STEP_RECORDS_MAX: usize = 8192;
+/// Whoever looks at a file that is opened again has so long.
+const LOCKED_MAX: Duration = Duration::from_secs(5);
+const LOCKED_STEP: Duration = Duration::from_millis(20);
+/// Steps of giving space back with a checkpoint.
+const MOVE_STEPS: usize = 2;
+/// What a record dirties where no other is near: a page.
+const RECORD_DIRTIES_BYTES: u64 = 4096;
 /// Raised when a file of an older version could not be read any more.
 const FORMAT: u64 = 1;
 
 pub(crate) struct RedbBacking {
     /// None only while recovering.
     db: Option<Database>,
+    file: Option<Arc<dyn StorageBackend>>,
+    snapshots: Vec<Weak<RedbSnapshot>>,
     door: Door,
     limits: Arc<Limits>,
     cache_bytes: usize,
     compact_bytes_min: u64,
+    /// What a step of a checkpoint writes, about, and the records that do it.
+    step_bytes: u64,
+    step_records: usize,
+    slack: Slack,
 }
 
-/// What redb holds of its journal.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Held {
-    /// Which journal is its own.
-    pub(crate) id: u64,
-    /// The last generation that it holds completely.
-    pub(crate) generation: u64,
+/// Read without redb, which does not check what it reads.
+struct RedbSnapshot {
+    records: Checked,
+    /// While it is there, redb uses none of these pages for something else. None once redb was opened again with other
+    /// records.
+    pages: Mutex<Option<ReadTransaction>>,
 }
 
-struct RedbSnapshot(ReadOnlyTable<&'static str, &'static [u8]>);
+impl RedbSnapshot {
+    fn keep(&self, pages: Option<ReadTransaction>) {
+        *self.pages.lock().unwrap_or_else(PoisonError::into_inner) = pages;
+    }
+
+    /// Pages that were used for something else are not damaged.
+    fn tell<T>(&self, result: Result<T, BackingError>) -> Result<T, BackingError> {
+        match result {
+            Err(BackingError::Corrupt(_)) if self.pages.lock().unwrap_or_else(PoisonError::into_inner).is_none() => {
+                Err(BackingError::Failed("the file was opened again meanwhile".into()))
+            }
+            result => result,
+        }
+    }
+}
 
 impl RedbBacking {
     /// Opens or makes the file that the config names.
@@ -66,7 +95,21 @@ impl RedbBacking {
         };
         let limits = Arc::new(Limits::new(config.file_bytes_max));
         let (cache_bytes, compact_bytes_min) = (config.cache_bytes, config.compact_bytes_min);
-        let mut backing = RedbBacking { db: None, door, limits, cache_bytes, compact_bytes_min };
+        let step_bytes = config.step_bytes;
+        let step_records = step_records(step_bytes, RECORD_DIRTIES_BYTES);
+        let slack = Slack::default();
+        let mut backing = RedbBacking {
+            db: None,
+            file: None,
+            snapshots: Vec::new(),
+            door,
+            limits,
+            cache_bytes,
+            compact_bytes_min,
+            step_bytes,
+            step_records,
+            slack,
+        };
         backing.check(config.verify_bytes_max).and_then(|()| backing.reopen()).map_err(|error| match error {
             BackingError::Locked => OpenError::Locked { path },
             BackingError::Format { found, known } => OpenError::Format { found, known },
@@ -75,16 +118,16 @@ impl RedbBacking {
         Ok(backing)
     }
 
-    /// redb believes what it reads, and ends the process over some of it: what is damaged must not come before it. Files
-    /// over the bound are left to the checksums of the records.
+    /// redb believes what it reads, and ends the process over some of it: what is damaged must not come before it. The
+    /// records of a file over the bound are checked when they are read, and before redb copies them.
     fn check(&self, verify_bytes_max: u64) -> Result<(), BackingError> {
         let refused = |error: io::Error| BackingError::Failed(error.to_string());
         let file = (self.door)().map_err(refused)?;
         let len = file.len().map_err(refused)?;
-        if len == 0 || len > verify_bytes_max {
+        if len == 0 {
             return Ok(());
         }
-        let lost = rescue::damage(&*file).map_err(refused)?;
+        let lost = rescue::damage(&*file, len <= verify_bytes_max).map_err(refused)?;
         let Some(first) = lost.first() else { return Ok(()) };
         let more = if lost.len() > 1 { format!(", and {} more", lost.len() - 1) } else { String::new() };
         Err(BackingError::Corrupt(format!("{first}{more}; `bramble store salvage` writes the rest into a new store")))
@@ -92,10 +135,12 @@ impl RedbBacking {
 
     fn reopen(&mut self) -> Result<(), BackingError> {
         // The old one goes first: it holds the lock of the file.
-        self.db = None;
+        (self.db, self.file) = (None, None);
         // Repairing and making the tables may use what is kept for deletes.
         self.limits.frees.store(true, Ordering::Relaxed);
-        let inner = (self.door)().map_err(|error| failed(&self.limits, Error::from(error)))?;
+        let inner: Arc<dyn StorageBackend> =
+            (self.door)().map_err(|error| failed(&self.limits, Error::from(error)))?.into();
+        self.file = Some(inner.clone());
         let capped =
             Capped::new(inner, self.limits.clone()).map_err(|error| failed(&self.limits, Error::from(error)))?;
         let db = Builder::new()
@@ -104,12 +149,90 @@ impl RedbBacking {
             .map_err(|error| failed(&self.limits, error.into()))?;
         let db = self.db.insert(db);
         prepare(db).map_err(|error| failed(&self.limits, error))?;
-        shrink(db, self.limits.len(), self.compact_bytes_min).map_err(|error| failed(&self.limits, error))?;
         match number(&*meta_table(db).map_err(|error| failed(&self.limits, error))?, "format") {
-            Ok(FORMAT) => Ok(()),
+            Ok(FORMAT) => self.keep_snapshots(),
             Ok(found) => Err(BackingError::Format { found, known: FORMAT }),
             Err(error) => Err(error),
         }
+    }
+
+    /// The records as of the last commit.
+    fn records(&self) -> Result<Checked, BackingError> {
+        Checked::newest(self.file.clone().ok_or_else(|| BackingError::Failed("not open".into()))?)
+    }
+
+    /// Snapshots of what is there now stay good in the file that was opened again; older ones fail from here on.
+    fn keep_snapshots(&mut self) -> Result<(), BackingError> {
+        let newest = self.records()?;
+        self.snapshots.retain(|snapshot| snapshot.strong_count() > 0);
+        for snapshot in self.snapshots.iter().filter_map(Weak::upgrade) {
+            let same = snapshot.records.is(&newest);
+            let pages = same.then(|| self.db()?.begin_read().map_err(|error| plain(error.into()))).transpose()?;
+            snapshot.keep(pages);
+        }
+        Ok(())
+    }
+
+    /// Before a checkpoint: where records were moved away from the end of the file, it is cut off.
+    pub(super) fn cut_off(&mut self) -> Result<(), BackingError> {
+        let newest = self.records()?;
+        let older = self.snapshots.iter().filter_map(Weak::upgrade).any(|snapshot| !snapshot.records.is(&newest));
+        // Somebody still reads what opening it again would take away.
+        if !self.slack.is_moving() || older {
+            return Ok(());
+        }
+        // redb cuts off what is free at the end when it is closed, and at other times only the half of it. Until then its
+        // next pages would go there, since they go where the smallest gap is. The first close moves its own pages from
+        // there, the second one cuts them off.
+        let len = self.limits.len();
+        self.reopen_soon()?;
+        self.reopen_soon()?;
+        self.slack.moved(self.limits.len() < len);
+        Ok(())
+    }
+
+    /// After a checkpoint: a few records are moved away from the end of a file that is mostly empty.
+    pub(super) fn move_down(&mut self) -> Result<(), BackingError> {
+        match self.move_some() {
+            // Whoever reads or writes there is told. Nothing is moved any more.
+            Err(BackingError::Corrupt(error)) => {
+                tracing::error!(%error, "the store's file gives no space back");
+                self.compact_bytes_min = u64::MAX;
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn move_some(&mut self) -> Result<(), BackingError> {
+        if self.limits.len() < self.compact_bytes_min {
+            return Ok(());
+        }
+        for _ in 0..MOVE_STEPS {
+            let count = self.count()?;
+            let records = self.records()?;
+            let Some(moves) = self.slack.moves(&records, count, self.limits.len(), self.step_bytes)? else { break };
+            tracing::debug!(len = self.limits.len(), records = moves.len(), "giving space back");
+            self.write(&Commit { records: moves, meta: None, frees: true }, None)?;
+        }
+        Ok(())
+    }
+
+    /// Somebody who looks at the file may have locked it for a moment.
+    fn reopen_soon(&mut self) -> Result<(), BackingError> {
+        let until = Instant::now() + LOCKED_MAX;
+        loop {
+            match self.reopen() {
+                Err(BackingError::Locked) if Instant::now() < until => std::thread::sleep(LOCKED_STEP),
+                result => return result,
+            }
+        }
+    }
+
+    fn count(&self) -> Result<u64, BackingError> {
+        let transaction = self.db()?.begin_read().map_err(|error| plain(error.into()))?;
+        let table = transaction.open_table(RECORDS).map_err(|error| plain(error.into()))?;
+        ReadableTableMetadata::len(&table).map_err(|error| plain(error.into()))
     }
 
     fn db(&self) -> Result<&Database, BackingError> {
@@ -119,6 +242,11 @@ impl RedbBacking {
     /// One commit, at rest when it returns, and what of the journal redb holds from then on. Says whether it had to
     /// use the space that is kept for deletes.
     pub(super) fn write(&mut self, commit: &Commit, held: Option<Held>) -> Result<bool, BackingError> {
+        self.records()?.check(&commit.records)?;
+        self.write_checked(commit, held)
+    }
+
+    fn write_checked(&mut self, commit: &Commit, held: Option<Held>) -> Result<bool, BackingError> {
         self.limits.frees.store(commit.frees, Ordering::Relaxed);
         self.limits.crowded.store(false, Ordering::Relaxed);
         let error = |error: Error| failed(&self.limits, error);
@@ -129,21 +257,56 @@ impl RedbBacking {
         Ok(self.limits.crowded.load(Ordering::Relaxed))
     }
 
+    /// The same for what the journal holds, in steps; only the last one says that all is here. What a power cut leaves of
+    /// it, the journal says again. Counts the records that are there in `progress`.
+    pub(super) fn write_in_steps(
+        &mut self,
+        commit: Commit,
+        held: Held,
+        progress: &AtomicUsize,
+    ) -> Result<bool, BackingError> {
+        let Commit { records, meta, frees } = commit;
+        self.records()?.check(&records)?;
+        let mut step = Commit { frees, ..Commit::default() };
+        let (mut crowded, mut bytes) = (false, 0);
+        for (key, raw) in records {
+            if step.records.len() >= self.step_records || bytes > self.step_bytes {
+                let before = self.limits.written();
+                crowded |= self.write_checked(&step, None)?;
+                progress.fetch_add(step.records.len(), Ordering::Relaxed);
+                let dirtied_bytes = (self.limits.written() - before) / step.records.len() as u64;
+                self.step_records = step_records(self.step_bytes, dirtied_bytes).min(2 * self.step_records);
+                step.records.clear();
+                bytes = 0;
+            }
+            bytes += raw.as_ref().map_or(0, |raw| raw.len() as u64);
+            step.records.insert(key, raw);
+        }
+        step.meta = meta;
+        Ok(self.write_checked(&step, Some(held))? | crowded)
+    }
+
     /// What of the journal is here; none in a file that never had one.
     pub(super) fn held(&self) -> Result<Option<Held>, BackingError> {
         let table = meta_table(self.db()?).map_err(plain)?;
         let Some(value) = ReadableTable::get(&*table, "journal").map_err(|error| plain(error.into()))? else {
             return Ok(None);
         };
-        let numbers = value.value().split_first_chunk().and_then(|(id, rest)| Some((*id, rest.try_into().ok()?)));
-        let (id, generation) = numbers.ok_or_else(|| BackingError::Corrupt("meta journal".into()))?;
-        Ok(Some(Held { id: u64::from_le_bytes(id), generation: u64::from_le_bytes(generation) }))
+        let value = value.value();
+        let number = |at: usize| value.get(at..at + 8).and_then(|raw| raw.try_into().ok()).map(u64::from_le_bytes);
+        let (id, generation) = number(0).zip(number(8)).ok_or_else(|| BackingError::Corrupt("meta journal".into()))?;
+        Ok(Some(Held { id, generation, next: number(16).unwrap_or(1) }))
     }
 
     /// Until a commit tells: a file that grows no more may have no room but for deletes.
     pub(super) fn may_be_crowded(&self) -> bool {
         self.limits.grown()
     }
+}
+
+fn step_records(step_bytes: u64, dirtied_bytes: u64) -> usize {
+    let fit = usize::try_from(step_bytes / dirtied_bytes.max(1)).unwrap_or(STEP_RECORDS_MAX);
+    fit.clamp(STEP_RECORDS_MIN, STEP_RECORDS_MAX)
 }
 
 /// Only its owner may read it: it holds secrets.
@@ -179,38 +342,6 @@ pub(crate) fn put_in_place(from: &Path, to: &Path) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
-/// redb reuses what is freed, but a file gets shorter only when its end happens to be free. One that is mostly empty is
-/// compacted, before anybody reads it: little moves then. Smaller files are not even looked through.
-fn shrink(db: &mut Database, len: u64, compact_bytes_min: u64) -> Result<(), Error> {
-    if len < compact_bytes_min || sampled_bytes(db)?.saturating_mul(2 * COMPACT_RATIO) > len {
-        return Ok(());
-    }
-    // What the last commit before closing freed was still being read then.
-    db.begin_write()?.commit()?;
-    let transaction = db.begin_write()?;
-    let stats = transaction.stats()?;
-    transaction.abort()?;
-    let allocated = stats.allocated_pages() * stats.page_size() as u64;
-    if allocated.saturating_mul(COMPACT_RATIO) < len {
-        tracing::info!(bytes = len, allocated, "the store's file is mostly empty: compacting");
-        db.compact()?;
-    }
-    Ok(())
-}
-
-/// About how many bytes the records have. Their exact number of pages is known only after a walk through the file, which
-/// takes too long for every opening.
-fn sampled_bytes(db: &Database) -> Result<u64, Error> {
-    let table = db.begin_read()?.open_table(RECORDS)?;
-    let (mut bytes, mut sampled) = (0, 0);
-    for entry in ReadableTable::iter(&table)?.take(SAMPLE_RECORDS) {
-        let (key, raw) = entry?;
-        bytes += (key.value().len() + raw.value().len()) as u64;
-        sampled += 1;
-    }
-    Ok(bytes.saturating_mul(ReadableTableMetadata::len(&table)?) / sampled.max(1))
-}
-
 /// Makes the tables of a new file; an old one is left as it is.
 fn prepare(db: &Database) -> Result<(), Error> {
     let exists = db.begin_read()?.open_table(META);
@@ -239,8 +370,8 @@ fn fill(transaction: &WriteTransaction, commit: &Commit, held: Option<Held>) -> 
         table.insert("floor", meta.floor.to_le_bytes().as_slice())?;
         table.insert("soft", soft.join("\n").as_bytes())?;
     }
-    if let Some(Held { id, generation }) = held {
-        let value = [id.to_le_bytes(), generation.to_le_bytes()];
+    if let Some(Held { id, generation, next }) = held {
+        let value = [id.to_le_bytes(), generation.to_le_bytes(), next.to_le_bytes()];
         transaction.open_table(META)?.insert("journal", value.as_flattened())?;
     }
     Ok(())
@@ -285,10 +416,12 @@ impl Backing for RedbBacking {
         })
     }
 
-    fn snapshot(&self) -> Result<Arc<dyn Snapshot>, BackingError> {
-        let transaction = self.db()?.begin_read().map_err(|error| plain(error.into()))?;
-        let table = transaction.open_table(RECORDS).map_err(|error| plain(error.into()))?;
-        Ok(Arc::new(RedbSnapshot(table)))
+    fn snapshot(&mut self) -> Result<Arc<dyn Snapshot>, BackingError> {
+        let pages = self.db()?.begin_read().map_err(|error| plain(error.into()))?;
+        let snapshot = Arc::new(RedbSnapshot { records: self.records()?, pages: Mutex::new(Some(pages)) });
+        self.snapshots.retain(|snapshot| snapshot.strong_count() > 0);
+        self.snapshots.push(Arc::downgrade(&snapshot));
+        Ok(snapshot)
     }
 
     fn commit(&mut self, commit: &Commit) -> Result<(), BackingError> {
@@ -302,10 +435,7 @@ impl Backing for RedbBacking {
 
 impl Snapshot for RedbSnapshot {
     fn get(&self, key: &str, read: &mut dyn FnMut(&[u8])) -> Result<(), BackingError> {
-        if let Some(raw) = ReadableTable::get(&self.0, key).map_err(|error| plain(error.into()))? {
-            read(raw.value());
-        }
-        Ok(())
+        self.tell(self.records.get(key.as_bytes(), read))
     }
 
     fn scan(&self, prefix: &str, after: Option<&str>, visit: Visit<'_>) -> Result<(), BackingError> {
@@ -313,17 +443,8 @@ impl Snapshot for RedbSnapshot {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
         };
-        let range =
-            ReadableTable::range::<&str>(&self.0, (from, Bound::Unbounded)).map_err(|error| plain(error.into()))?;
-        for entry in range {
-            let (key, raw) = entry.map_err(|error| plain(error.into()))?;
-            if !key.value().starts_with(prefix) {
-                break;
-            }
-            if let ControlFlow::Break(()) = visit(key.value(), raw.value()) {
-                break;
-            }
-        }
-        Ok(())
+        self.tell(self.records.scan(from, &mut |key, raw| {
+            if key.starts_with(prefix) { visit(key, raw) } else { ControlFlow::Break(()) }
+        }))
     }
 }

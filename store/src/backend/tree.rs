@@ -42,19 +42,25 @@ pub(crate) struct Range {
 }
 
 /// A page and what it must be like.
-#[derive(Clone, Copy, Debug)]
-struct Pointer {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pointer {
     page: u64,
     checksum: u128,
+}
+
+/// Where pages lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    page_bytes: u64,
+    region_header_bytes: u64,
+    region_bytes: u64,
 }
 
 /// A file whose header is whole.
 pub(crate) struct Tree<'a> {
     file: &'a dyn StorageBackend,
     len: u64,
-    page_bytes: u64,
-    region_header_bytes: u64,
-    region_bytes: u64,
+    layout: Layout,
     /// Definitions of the tables, and of redb's own.
     tables: Option<Pointer>,
     own: Option<Pointer>,
@@ -121,7 +127,29 @@ impl<'a> Tree<'a> {
         }
         let tables = if covered[1] == 0 { None } else { root(&covered[8..8 + ROOT_BYTES]) };
         let own = if covered[2] == 0 { None } else { root(&covered[8 + ROOT_BYTES..8 + 2 * ROOT_BYTES]) };
-        Ok(Tree { file, len, page_bytes, region_header_bytes, region_bytes, tables, own, repairs })
+        let layout = Layout { page_bytes, region_header_bytes, region_bytes };
+        Ok(Tree { file, len, layout, tables, own, repairs })
+    }
+
+    /// Opens a file whose header is damaged, with what is the same in every file and a commit slot that is whole; none
+    /// where none is.
+    pub(crate) fn open_damaged(file: &'a dyn StorageBackend) -> io::Result<Option<Tree<'a>>> {
+        let len = file.len()?;
+        let mut header = [0; HEADER_BYTES];
+        if len < HEADER_BYTES as u64 {
+            return Ok(None);
+        }
+        file.read(0, &mut header)?;
+        let slots = [0, 1].map(|index| &header[64 + SLOT_BYTES * index..64 + SLOT_BYTES * (index + 1)]);
+        let sound = slots.into_iter().filter(|slot| {
+            let (covered, checksum) = slot.split_at(SLOT_COVERED);
+            checksum == XxHash3_128::oneshot(covered).to_le_bytes()
+        });
+        let newest = sound.max_by_key(|slot| slot[104..112].try_into().map(u64::from_le_bytes).unwrap_or_default());
+        let Some(slot) = newest else { return Ok(None) };
+        let layout = Layout { page_bytes: 4096, region_header_bytes: 0, region_bytes: 4096 << 20 };
+        let tables = if slot[1] == 0 { None } else { root(&slot[8..8 + ROOT_BYTES]) };
+        Ok(Some(Tree { file, len, layout, tables, own: None, repairs: false }))
     }
 
     /// redb was not closed and checks every page by itself when it opens the file; until then a part of the last
@@ -148,8 +176,17 @@ impl<'a> Tree<'a> {
         Ok(sound)
     }
 
-    /// Visits a table's entries in order, and what of it is damaged.
-    pub(crate) fn walk(&self, table: &str, visit: &mut dyn FnMut(Seen<'_>)) -> io::Result<()> {
+    /// Where pages lie, and the root of a table whose definition is whole; none of an empty table.
+    pub(crate) fn root_of(&self, table: &str) -> io::Result<(Layout, Option<Pointer>)> {
+        let (definition, damaged) = self.definition(table)?;
+        if damaged {
+            return Err(invalid("a page of the tables' definitions is damaged"));
+        }
+        Ok((self.layout, definition.and_then(|definition| defined(&definition)).map(|(root, _)| root)))
+    }
+
+    /// What is said of a table, and whether something said of tables is damaged.
+    fn definition(&self, table: &str) -> io::Result<(Option<Vec<u8>>, bool)> {
         let (mut definition, mut damaged) = (None, false);
         if let Some(tables) = self.tables {
             self.descend(tables, &Range::default(), ANY, 0, &mut |seen| match seen {
@@ -158,6 +195,12 @@ impl<'a> Tree<'a> {
                 Seen::Leaf(_) | Seen::Branch(_) => damaged = true,
             })?;
         }
+        Ok((definition, damaged))
+    }
+
+    /// Visits a table's entries in order, and what of it is damaged.
+    pub(crate) fn walk(&self, table: &str, visit: &mut dyn FnMut(Seen<'_>)) -> io::Result<()> {
+        let (definition, damaged) = self.definition(table)?;
         match definition {
             Some(definition) => match defined(&definition) {
                 Some((root, widths)) => self.descend(root, &Range::default(), widths, 0, visit),
@@ -172,20 +215,7 @@ impl<'a> Tree<'a> {
     }
 
     fn page(&self, page: u64) -> io::Result<Option<Vec<u8>>> {
-        let order = page >> 59;
-        let index = page & (0xf_ffff >> order.min(20));
-        let region = (page >> 20) & 0xf_ffff;
-        let bytes = self.page_bytes << order.min(20);
-        let start = region
-            .checked_mul(self.region_bytes)
-            .and_then(|base| base.checked_add(self.page_bytes + self.region_header_bytes + index * bytes));
-        let Some(start) = start.filter(|start| bytes <= PAGE_BYTES_MAX && start.saturating_add(bytes) <= self.len)
-        else {
-            return Ok(None);
-        };
-        let mut raw = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
-        self.file.read(start, &mut raw)?;
-        Ok(Some(raw))
+        self.layout.read(self.file, self.len, page)
     }
 
     fn descend(
@@ -236,8 +266,43 @@ impl<'a> Tree<'a> {
     }
 }
 
+impl Layout {
+    /// Where a page begins, and its length; none of one that is too long.
+    pub(crate) fn place(&self, page: u64) -> Option<(u64, u64)> {
+        let order = page >> 59;
+        let index = page & (0xf_ffff >> order.min(20));
+        let region = (page >> 20) & 0xf_ffff;
+        let bytes = self.page_bytes << order.min(20);
+        let begin = region
+            .checked_mul(self.region_bytes)
+            .and_then(|base| base.checked_add(self.page_bytes + self.region_header_bytes + index * bytes))?;
+        (bytes <= PAGE_BYTES_MAX).then_some((begin, bytes))
+    }
+
+    /// The bytes of a page; none where a file of this length has no such page.
+    pub(crate) fn read(&self, file: &dyn StorageBackend, len: u64, page: u64) -> io::Result<Option<Vec<u8>>> {
+        let Some((begin, bytes)) = self.place(page).filter(|(begin, bytes)| begin.saturating_add(*bytes) <= len) else {
+            return Ok(None);
+        };
+        let mut raw = vec![0; usize::try_from(bytes).map_err(io::Error::other)?];
+        file.read(begin, &mut raw)?;
+        Ok(Some(raw))
+    }
+}
+
+impl Pointer {
+    pub(crate) fn page(&self) -> u64 {
+        self.page
+    }
+
+    /// Whether a page is what it was when it was written.
+    pub(crate) fn is_sound(&self, raw: &[u8], page: &Page<'_>) -> bool {
+        raw.get(..page.end()).is_some_and(|covered| XxHash3_128::oneshot(covered) == self.checksum)
+    }
+}
+
 /// A page that is shaped like one.
-enum Page<'a> {
+pub(crate) enum Page<'a> {
     Leaf { entries: Vec<(&'a [u8], &'a [u8])>, end: usize },
     Branch { children: Vec<Pointer>, keys: Vec<&'a [u8]>, end: usize },
 }
@@ -286,6 +351,11 @@ impl Ends {
         }
         Some((slices, from))
     }
+}
+
+/// A page of a table whose keys and values have any length.
+pub(crate) fn parse_any(raw: &[u8]) -> Option<Page<'_>> {
+    parse(raw, ANY)
 }
 
 fn parse(raw: &[u8], (key_width, value_width): Widths) -> Option<Page<'_>> {

@@ -278,8 +278,9 @@ async fn open(inner: &Inner, key: &str, raw: &[u8]) -> Result<Bytes, Ended> {
 
 fn publish(inner: &Inner, events: Vec<Event>, last: i64) {
     let published = inner.keys.shown(last);
+    let now = inner.shared.config.clock.now();
     let mut state = inner.shared.state();
-    let touched = state.publish(Publication { events, pending: HashMap::new(), committed: None, spilled: false });
+    let touched = state.publish(Publication { events, pending: HashMap::new(), committed: None, spilled: false, now });
     // An event of the engine's own moves it as well.
     state.published = published;
     drop(state);

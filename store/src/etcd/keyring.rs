@@ -24,14 +24,15 @@ impl Inner {
         let outer = self.keys.outer(ORIGIN);
         let broken = |why: String| OpenError::Backend(BackingError::Corrupt(why));
         for _ in 0..TRIES {
+            // Counted before the origin is looked for: another controller that starts now writes the origin first.
+            let everything = self.keys.everything();
+            let held = self.range(&everything, GetOptions::new().with_count_only()).await.map_err(opening)?.count();
             let found = self.members.get(&outer, GetOptions::new()).await.map_err(opening)?;
             if let Some(kv) = found.kvs().first() {
                 let offset = std::str::from_utf8(kv.value()).ok().and_then(|text| text.parse().ok());
                 self.keys.begin_at(offset.ok_or_else(|| broken(format!("{ORIGIN} is no number")))?);
                 return Ok(());
             }
-            let everything = self.keys.everything();
-            let held = self.range(&everything, GetOptions::new().with_count_only()).await.map_err(opening)?.count();
             if held > 0 {
                 let prefix = String::from_utf8_lossy(&everything.start).into_owned();
                 return Err(broken(format!("{held} keys below {prefix} in etcd are not ours: choose another prefix")));

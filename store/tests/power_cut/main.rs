@@ -11,5 +11,6 @@ mod dice;
 #[path = "../store/disk.rs"]
 mod disk;
 mod history;
+mod image;
 mod kill;
 mod model;

@@ -26,6 +26,13 @@ pub(crate) struct Moment {
     shown: usize,
 }
 
+impl Moment {
+    /// Some moment between two.
+    pub(crate) fn until(self, later: Moment) -> Moment {
+        Moment { durable: self.durable, highest: self.highest, ..later }
+    }
+}
+
 /// The clients together, and what was shown to them.
 #[derive(Default)]
 pub(crate) struct Model {
@@ -48,6 +55,11 @@ impl Model {
             highest: self.highest,
             shown: self.shown.len(),
         }
+    }
+
+    /// The highest revision that anybody was told of.
+    pub(crate) fn highest(&self) -> Revision {
+        self.highest
     }
 
     /// How many batches the longest client has tried.

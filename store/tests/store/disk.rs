@@ -73,6 +73,16 @@ impl Disk {
         Config::new(Backend::Doors { store: door(0), journal: door(1) })
     }
 
+    /// A disk that holds a store's file, and no journal.
+    pub(crate) fn holding(file: Vec<u8>) -> Disk {
+        let disk = Disk::default();
+        {
+            let platter = &mut disk.rig().files[0];
+            (platter.durable, platter.cached) = (file.clone(), file);
+        }
+        disk
+    }
+
     /// The power goes after so many more operations.
     pub(crate) fn cut_after(&self, operations: u64) {
         self.rig().fuse = Some(operations);
@@ -137,6 +147,11 @@ impl Image {
         self.0[file].durable.len() as u64
     }
 
+    /// A byte at rest.
+    pub(crate) fn byte(&self, file: usize, at: u64) -> u8 {
+        self.0[file].durable[at as usize]
+    }
+
     /// Flips a bit of what is at rest.
     pub(crate) fn flip(&mut self, file: usize, bit: u64) {
         self.0[file].durable[(bit / 8) as usize] ^= 1 << (bit % 8);
@@ -195,13 +210,12 @@ impl Rig {
 }
 
 impl File {
-    /// Shows everybody who looks what an operation finds.
+    /// Shows everybody who looks what an operation finds. Nothing else happens meanwhile: what anybody was told is on
+    /// the disk then.
     fn show(&self) {
         let rig = self.disk.rig();
-        if let Some(hook) = rig.hook.clone() {
-            let image = Image(rig.files.clone());
-            drop(rig);
-            hook(image);
+        if let Some(hook) = &rig.hook {
+            hook(Image(rig.files.clone()));
         }
     }
 }

@@ -15,8 +15,18 @@ fn key(index: usize) -> String {
     format!("configmaps/default/{index:05}")
 }
 
+/// Noise, which does not get smaller at rest.
+fn value(index: usize) -> Vec<u8> {
+    let mut state = index as u32;
+    let mut noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    (0..8000).map(|_| noise()).collect()
+}
+
 fn put(index: usize) -> Vec<Write> {
-    vec![Write::put(key(index), Precondition::Any, vec![b'x'; 8000])]
+    vec![Write::put(key(index), Precondition::Any, value(index))]
 }
 
 #[tokio::test]
@@ -71,23 +81,75 @@ async fn a_disk_filled_by_others_refuses_and_recovers() {
 }
 
 #[tokio::test]
-async fn deleted_space_goes_back_to_the_disk() {
+async fn deleted_space_goes_back_to_the_disk_in_steps() {
     let disk = Disk::default();
     let mut config = disk.config();
-    config.compact_bytes_min = 4 << 20;
+    config.compact_bytes_min = 1 << 20;
+    config.checkpoint_bytes = 128 << 10;
+    config.step_bytes = 64 << 10;
     let store = Store::open(config.clone()).unwrap();
-    for index in 0..800 {
+    for index in 0..1600 {
         store.write(put(index), Durability::Deferred).await.unwrap();
     }
     store.flush().await.unwrap();
     let large = disk.len();
-    for index in 1..800 {
+    // What stays lies all over the file.
+    for index in (0..1600).filter(|index| index % 32 != 0) {
         store.write(vec![Write::delete(key(index), Precondition::Any)], Durability::Deferred).await.unwrap();
     }
     drop(store);
+    assert!(disk.len() * 4 > large, "it would take a pause to compact all of it");
     let store = Store::open(config).unwrap();
-    assert!(disk.len() * 4 < large, "{} of {large}", disk.len());
-    assert_eq!(store.keys("").await.unwrap(), 1);
+    let mut lengths = vec![disk.len()];
+    for round in 0..400 {
+        let bytes = disk.bytes();
+        store.write(put(round % 8 * 32), Durability::Durable).await.unwrap();
+        assert!(disk.bytes() - bytes < 2 << 20, "a step of {}", disk.bytes() - bytes);
+        if disk.len() != lengths[lengths.len() - 1] {
+            lengths.push(disk.len());
+        }
+    }
+    println!("lengths: {large}, then {lengths:?}");
+    assert!(lengths.len() > 2, "all at once: {lengths:?}");
+    assert!(disk.len() * 8 < large, "{} of {large}", disk.len());
+    assert_eq!(store.keys("").await.unwrap(), 50);
+    let records = store.list(ListQuery::all("")).await.unwrap().records;
+    for record in records {
+        let index = record.key.rsplit('/').next().unwrap().parse().unwrap();
+        assert_eq!(record.value, value(index));
+    }
+}
+
+/// The same as the million: a smaller share of it here, `CHURN=1000000` for all of it.
+#[tokio::test]
+async fn churn_never_passes_the_cap() {
+    let writes: usize = std::env::var("CHURN").map_or(50_000, |writes| writes.parse().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let mut config = Config::redb(&path);
+    config.file_bytes_max = 24 << 20;
+    let cap = config.file_bytes_max;
+    let journal_max = config.journal_bytes;
+    let store = Store::open(config).unwrap();
+    let (mut largest, mut journal) = (0, 0);
+    for first in (0..writes).step_by(100) {
+        let mut batch = std::collections::BTreeMap::new();
+        for number in first..first + 50 {
+            let gone = format!("pods/{:05}", number * 104_729 % 20_000);
+            batch.insert(gone.clone(), Write::delete(gone, Precondition::Any));
+        }
+        for number in first..first + 50 {
+            let key = format!("pods/{:05}", number * 7919 % 20_000);
+            let value = number.to_string().repeat(1 + number % 100);
+            batch.insert(key.clone(), Write::put(key, Precondition::Any, value));
+        }
+        store.write(batch.into_values().collect(), Durability::Durable).await.unwrap();
+        largest = largest.max(std::fs::metadata(&path).unwrap().len());
+        journal = journal.max(std::fs::metadata(path.with_extension("journal")).unwrap().len());
+    }
+    println!("{writes} writes and deletes: largest file {largest} of {cap}, largest journal {journal}");
+    assert!(largest <= cap && journal <= journal_max);
+    assert!(largest > 2 << 20, "the churn was too small to tell");
 }
 
 #[tokio::test]
@@ -130,9 +192,9 @@ async fn a_damaged_record_is_reported_never_served_and_can_be_replaced() {
     }
     drop(store);
     let mut file = std::fs::read(&path).unwrap();
-    let needle = [b'x'; 7000];
+    let needle = &value(1)[..4000];
     let at = file.windows(needle.len()).position(|window| window == needle).unwrap();
-    file[at + 3000] = b'y';
+    file[at + 3000] ^= 1;
     std::fs::write(&path, file).unwrap();
 
     assert!(
@@ -145,7 +207,7 @@ async fn a_damaged_record_is_reported_never_served_and_can_be_replaced() {
     let mut damaged = Vec::new();
     for index in 0..3 {
         match store.get(&key(index)).await {
-            Ok(record) => assert!(record.unwrap().value.iter().all(|byte| *byte == b'x')),
+            Ok(record) => assert_eq!(record.unwrap().value, value(index)),
             Err(ReadError::Corrupt { key }) => damaged.push(key),
             Err(error) => panic!("{error}"),
         }

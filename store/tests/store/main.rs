@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+mod checkpoints;
 mod conformance;
 mod damage;
 #[allow(dead_code, reason = "the tests of power cuts share it")]

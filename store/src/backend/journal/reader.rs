@@ -1,19 +1,39 @@
-//! Shell: reads the frames of one generation in order, in little memory.
+//! Shell: reads the generations that redb does not hold, frame by frame, in little memory.
 
 use std::io;
+use std::ops::ControlFlow;
 
 use ::redb::StorageBackend;
 
-use super::frame;
-use super::sector::{Found, ROOM_BYTES, SECTOR_BYTES, Sector, decode};
+use super::sector::{self, ROOM_BYTES, SECTOR_BYTES, Sector, decode};
+use super::{Held, frame};
 use crate::backend::Commit;
 
 /// What is read at once.
 const WINDOW_SECTORS: u64 = 128;
 
+/// What a replay comes across, in order.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Commit(Commit),
+    /// Something that somebody was told of is damaged.
+    Lost(String),
+}
+
+/// Where a replay ended: behind the last frame of the newest generation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct End {
+    pub(crate) generation: u64,
+    pub(crate) begin: u64,
+    pub(crate) frame: u64,
+    pub(crate) place: u64,
+    /// Where the oldest generation begins that redb does not hold.
+    pub(crate) kept: u64,
+}
+
 /// What lies at a place.
 #[derive(Debug)]
-pub(crate) enum Next {
+enum Next {
     /// A commit, and the place after it.
     Commit(Commit, u64),
     /// Nothing of this generation that anybody was told of.
@@ -35,16 +55,82 @@ enum Part {
 pub(crate) struct Reader<'a> {
     file: &'a dyn StorageBackend,
     id: u64,
-    generation: u64,
     sectors: u64,
     window: u64,
     raw: Vec<u8>,
+    /// Commits that were found, or lost.
+    commits: u64,
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(file: &'a dyn StorageBackend, id: u64, generation: u64) -> io::Result<Reader<'a>> {
+    pub(crate) fn new(file: &'a dyn StorageBackend, id: u64) -> io::Result<Reader<'a>> {
         let sectors = file.len()? / SECTOR_BYTES as u64;
-        Ok(Reader { file, id, generation, sectors, window: 0, raw: Vec::new() })
+        Ok(Reader { file, id, sectors, window: 0, raw: Vec::new(), commits: 0 })
+    }
+
+    /// Gives every commit that redb does not hold, in order. Goes on behind damage unless it is told to stop.
+    pub(crate) fn replay(&mut self, held: Held, each: &mut dyn FnMut(Found) -> ControlFlow<()>) -> io::Result<End> {
+        let first = held.generation + 1;
+        let mut end = End { generation: first, begin: held.next, frame: 0, place: held.next, kept: held.next };
+        let mut generation = first;
+        while let Some(found) = self.generation(generation, end.place, each)? {
+            if found.frame == 0 {
+                break;
+            }
+            let kept = if generation == first { found.begin } else { end.kept };
+            end = End { kept, ..found };
+            generation += 1;
+        }
+        Ok(end)
+    }
+
+    /// The frames of a generation; none where it was told to stop.
+    fn generation(
+        &mut self,
+        generation: u64,
+        expected: u64,
+        each: &mut dyn FnMut(Found) -> ControlFlow<()>,
+    ) -> io::Result<Option<End>> {
+        // It begins where it is expected, or at sector 1; a later one may lie where it was expected then.
+        let found = |next: &Next| matches!(next, Next::Commit(..) | Next::Damaged(_));
+        let mut begin = expected;
+        if expected != 1 && !found(&self.next(generation, 0, expected)?) {
+            let first = self.next(generation, 0, 1)?;
+            if found(&first) || matches!(first, Next::Newer) {
+                begin = 1;
+            }
+        }
+        let (mut frame, mut place) = (0, begin);
+        loop {
+            match self.next(generation, frame, place)? {
+                Next::Commit(commit, end) => {
+                    self.commits += 1;
+                    if each(Found::Commit(commit)).is_break() {
+                        return Ok(None);
+                    }
+                    (frame, place) = (frame + 1, end);
+                }
+                Next::End => return Ok(Some(End { generation, begin, frame, place, kept: begin })),
+                Next::Newer => {
+                    let _ = each(Found::Lost("the store's file is older than its journal".into()));
+                    return Ok(None);
+                }
+                Next::Damaged(at) => {
+                    self.commits += 1;
+                    let number = self.commits;
+                    let lost = format!("sector {at} of the journal: commit {number} since the last checkpoint is lost");
+                    if each(Found::Lost(lost)).is_break() {
+                        return Ok(None);
+                    }
+                    if let Some((next, begins)) = self.find(generation, frame + 1, at + 1)? {
+                        (frame, place) = (next, begins);
+                        continue;
+                    }
+                    let place = self.find(generation + 1, 0, 1)?.map_or(at + 1, |(_, begins)| begins);
+                    return Ok(Some(End { generation, begin, frame: frame + 1, place, kept: begin }));
+                }
+            }
+        }
     }
 
     pub(crate) fn sectors(&self) -> u64 {
@@ -52,8 +138,8 @@ impl<'a> Reader<'a> {
     }
 
     /// The frame with this number, which begins at this place if it is there.
-    pub(crate) fn next(&mut self, number: u64, place: u64) -> io::Result<Next> {
-        let mut bytes = match self.part(place, number, true)? {
+    fn next(&mut self, generation: u64, number: u64, place: u64) -> io::Result<Next> {
+        let mut bytes = match self.part(generation, place, number, true)? {
             Part::New(payload) => payload,
             Part::Old => return Ok(Next::End),
             Part::Newer => return Ok(Next::Newer),
@@ -63,7 +149,7 @@ impl<'a> Reader<'a> {
         let end = place + (frame_bytes.div_ceil(ROOM_BYTES) as u64).max(1);
         let mut damaged = None;
         for place in place + 1..end {
-            match self.part(place, number, false)? {
+            match self.part(generation, place, number, false)? {
                 Part::New(payload) => bytes.extend_from_slice(&payload),
                 // One sector of it never came: the flush neither.
                 Part::Old => return Ok(Next::End),
@@ -79,14 +165,15 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// The first place from `place` on where a later frame begins, and its number: to go on behind damage.
-    pub(crate) fn resume(&mut self, place: u64, after: u64) -> io::Result<Option<(u64, u64)>> {
+    /// The first place from `place` on where a frame of at least this number begins, and its number: to go on behind
+    /// damage.
+    fn find(&mut self, generation: u64, number: u64, place: u64) -> io::Result<Option<(u64, u64)>> {
         for place in place..self.sectors {
-            let (id, generation) = (self.id, self.generation);
-            if let Found::Whole(sector) = decode(id, place, self.sector(place)?)
+            let id = self.id;
+            if let sector::Found::Whole(sector) = decode(id, place, self.sector(place)?)
                 && sector.generation == generation
                 && sector.first
-                && sector.frame > after
+                && sector.frame >= number
             {
                 return Ok(Some((sector.frame, place)));
             }
@@ -94,20 +181,25 @@ impl<'a> Reader<'a> {
         Ok(None)
     }
 
-    fn part(&mut self, place: u64, number: u64, first: bool) -> io::Result<Part> {
+    fn part(&mut self, generation: u64, place: u64, number: u64, first: bool) -> io::Result<Part> {
         if place >= self.sectors {
             return Ok(Part::Old);
         }
-        let (id, generation) = (self.id, self.generation);
+        let id = self.id;
         Ok(match decode(id, place, self.sector(place)?) {
-            Found::Whole(sector) if sector.generation > generation => Part::Newer,
-            Found::Whole(Sector { generation: of, frame, first: begins, payload })
+            // One generation more may have begun, or have tried to, but not before this one.
+            sector::Found::Whole(sector)
+                if sector.generation > generation + u64::from((number, first) != (0, true)) =>
+            {
+                Part::Newer
+            }
+            sector::Found::Whole(Sector { generation: of, frame, first: begins, payload })
                 if (of, frame, begins) == (generation, number, first) =>
             {
                 Part::New(payload.to_vec())
             }
-            Found::Whole(_) | Found::Blank => Part::Old,
-            Found::Damaged => Part::Damaged,
+            sector::Found::Whole(_) | sector::Found::Blank => Part::Old,
+            sector::Found::Damaged => Part::Damaged,
         })
     }
 
