@@ -18,6 +18,7 @@ pub(crate) mod up;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lexopt::prelude::*;
 
@@ -53,6 +54,9 @@ Options of up and controller
   --advertise-address IP    the address others reach        (default: of the default route)
   --cluster-cidr CIDR       pods                            (default 10.42.0.0/16)
   --service-cidr CIDR       services                        (default 10.43.0.0/16)
+  --snapshot-every TIME     such as 12h, 30m: snapshots by the clock, of root alone   (default: none)
+  --snapshot-keep N         the newest ones stay            (default 5)
+  --snapshot-dir DIR        where                           (default <data dir>/snapshots)
   --encryption-provider-config FILE   what is sealed at rest, as upstream's   (default: Secrets)
   --etcd-servers URL[,URL]  a shared etcd for several controllers (default: a file; needs a build with --features etcd)
   --etcd-cafile, --etcd-certfile, --etcd-keyfile FILE   for https:// URLs
@@ -220,6 +224,12 @@ pub(crate) struct Options {
     pub(crate) etcd: EtcdOptions,
     /// The token that these controllers share.
     pub(crate) token_file: Option<PathBuf>,
+    /// From one snapshot to the next, for a controller.
+    pub(crate) snapshot_every: Option<Duration>,
+    /// So many snapshots are kept.
+    pub(crate) snapshot_keep: usize,
+    /// The folder of snapshots; below the data directory by default.
+    pub(crate) snapshot_dir: Option<PathBuf>,
     /// Registries spoken to without TLS.
     pub(crate) insecure_registries: Vec<String>,
     /// The board's resolvers.
@@ -277,6 +287,9 @@ impl Default for Options {
                 prefix: "/registry".into(),
             },
             token_file: None,
+            snapshot_every: None,
+            snapshot_keep: 5,
+            snapshot_dir: None,
             insecure_registries: Vec::new(),
             resolv_conf: "/etc/resolv.conf".into(),
             kubelet_port: 10250,
@@ -346,6 +359,9 @@ fn option(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Res
         "etcd-keyfile" => options.etcd.keyfile = Some(parser.value()?.into()),
         "etcd-prefix" => options.etcd.prefix = parser.value()?.string()?,
         "token-file" => options.token_file = Some(parser.value()?.into()),
+        "snapshot-every" => options.snapshot_every = Some(duration(&parser.value()?.string()?)?),
+        "snapshot-keep" => options.snapshot_keep = parser.value()?.parse()?,
+        "snapshot-dir" => options.snapshot_dir = Some(parser.value()?.into()),
         "insecure-registry" => options.insecure_registries.push(parser.value()?.string()?),
         "resolv-conf" => options.resolv_conf = parser.value()?.into(),
         "config" => options.config = Some(parser.value()?.into()),
@@ -364,6 +380,22 @@ fn migration(ends: (&str, &str)) -> Result<bool, lexopt::Error> {
         ("etcd", "file") => Ok(false),
         _ => Err("say `--from file --to etcd` or `--from etcd --to file`".into()),
     }
+}
+
+/// `90s`, `30m`, `12h`, `7d`.
+fn duration(text: &str) -> Result<Duration, lexopt::Error> {
+    let wrong = || lexopt::Error::from(format!("{text:?} is no time; write 90s, 30m, 12h or 7d"));
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let seconds = number.checked_mul(seconds).filter(|seconds| *seconds >= 10).ok_or_else(wrong)?;
+    Ok(Duration::from_secs(seconds))
 }
 
 /// The verb that the words name.
@@ -433,6 +465,16 @@ mod tests {
         let (_, options) = parsed("controller --etcd-servers https://a:2379,https://b:2379 --etcd-prefix /x").unwrap();
         assert_eq!(options.etcd.servers, ["https://a:2379", "https://b:2379"]);
         assert_eq!(options.etcd.prefix, "/x");
+    }
+
+    #[test]
+    fn times_are_read_and_what_wears_a_card_out_is_refused() {
+        let every =
+            |text: &str| parsed(&format!("up --snapshot-every {text}")).map(|(_, options)| options.snapshot_every);
+        assert_eq!(every("12h").unwrap(), Some(Duration::from_secs(43_200)));
+        for wrong in ["12", "h", "1s", "-1h", "99999999999999999999d", "ä"] {
+            assert!(every(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::api::{Api, Body, InProcess, Kubelets};
 use crate::authn::tokens::Tokens;
 use crate::authn::{Authenticator, PeerCertificate};
 use crate::authz::Authorizer;
+use crate::backup::{self, Schedule};
 use crate::bootstrap::{self, Facts};
 use crate::client::{Client, ClientError};
 use crate::controllers;
@@ -63,6 +64,8 @@ pub struct Options {
     pub join_file: Option<PathBuf>,
     /// Upstream's EncryptionConfiguration; without one, Secrets are sealed with a key of our own.
     pub encryption_provider_config: Option<PathBuf>,
+    /// Snapshots by the clock, where somebody wants them.
+    pub snapshots: Option<Schedule>,
     /// An etcd that several controllers share, in place of a file of this board's.
     pub etcd: Option<EtcdServers>,
     /// The token that these controllers share; without one, `cluster-token` in the data directory.
@@ -83,6 +86,7 @@ impl Options {
             node_port_range: 30_000..=32_767,
             join_file: None,
             encryption_provider_config: None,
+            snapshots: None,
             etcd: None,
             token_file: None,
         }
@@ -211,6 +215,9 @@ pub async fn run(options: Options, ready: impl FnOnce(Ready)) -> Result<(), Serv
     let mut tasks = JoinSet::new();
     let registry = front.api.registry().clone();
     tasks.spawn(async move { registry.expire_events().await });
+    if let Some(schedule) = &options.snapshots {
+        tasks.spawn(backup::run(store.clone(), schedule.clone()));
+    }
     tasks.spawn(encryption.services()?.follow(store));
     let admin = front.client("system:apiserver");
     let first = options.ranges();

@@ -128,6 +128,11 @@ pub(crate) fn controller_options(options: &Options) -> anyhow::Result<bramble_co
     settings.cluster_cidr.clone_from(&options.cluster_cidr);
     settings.join_file.clone_from(&options.join_file);
     settings.encryption_provider_config.clone_from(&options.encryption_provider_config);
+    settings.snapshots = options.snapshot_every.map(|every| bramble_controller::backup::Schedule {
+        every,
+        keep: options.snapshot_keep,
+        dir: options.snapshot_dir.clone().unwrap_or_else(|| options.data_dir.join("snapshots")),
+    });
     settings.etcd = Some(etcd_servers(options)).filter(|etcd| !etcd.servers.is_empty());
     settings.token_file.clone_from(&options.token_file);
     Ok(settings)

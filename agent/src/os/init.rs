@@ -79,8 +79,6 @@ fn boot() -> io::Result<End> {
     for mistake in &mistakes {
         consoles.line(format!("bramble: {mistake}"));
     }
-    let node_name = config.node_name.clone().unwrap_or_else(|| config::default_name(&serial()));
-    rustix::system::sethostname(node_name.as_bytes())?;
     if let Err(error) = mount_data(&disk) {
         consoles.line(format!("bramble: the data partition: {error}; what is kept now is lost with the power"));
     }
@@ -94,6 +92,9 @@ fn boot() -> io::Result<End> {
     for refused in modules::load_list(Path::new("/lib/modules/always")) {
         consoles.line(format!("bramble: module {refused}"));
     }
+    // The serial number may be a wire's, which is there by now.
+    let node_name = config.node_name.clone().unwrap_or_else(|| config::default_name(&serial()));
+    rustix::system::sethostname(node_name.as_bytes())?;
     if let Err(error) = swap::start() {
         consoles.line(format!("bramble: compressed swap: {error}"));
     }
