@@ -60,6 +60,7 @@ fn program(rules: &[LinuxDeviceCgroup]) -> Vec<Instruction> {
                 block.push(instruction(JUMP_UNLESS_EQUAL, register, 0, 0, number as i32));
             }
         }
+        let decides_all = block.is_empty();
         block.push(instruction(MOVE, 0, 0, 0, i32::from(rule.allow())));
         block.push(instruction(EXIT, 0, 0, 0, 0));
         let length = block.len();
@@ -67,6 +68,10 @@ fn program(rules: &[LinuxDeviceCgroup]) -> Vec<Instruction> {
             step.offset = (length - at - 1) as i16;
         }
         code.extend(block);
+        if decides_all {
+            // What would follow is never reached, and older kernels refuse a program with such a part.
+            return code;
+        }
     }
     code.push(instruction(MOVE, 0, 0, 0, 0));
     code.push(instruction(EXIT, 0, 0, 0, 0));
@@ -194,6 +199,11 @@ mod tests {
         let all = program(&rules(serde_json::json!([{ "allow": true, "access": "rwm" }])));
         assert!(runs(&all, BLOCK, 7, 8, 0));
         assert!(!runs(&program(&[]), CHARACTER, 2, 1, 3));
+        // Nothing comes after what decides all: older kernels refuse what is never reached.
+        let early =
+            serde_json::json!([{ "allow": true, "type": "c", "major": 1 }, { "allow": false, "access": "rwm" }]);
+        let code = program(&rules(early));
+        assert_eq!((code.len(), code.iter().filter(|step| step.code == EXIT).count()), (8, 1));
     }
 
     /// The kernel's own verdict needs root and some cgroup2; where it is not mounted, the interpreter above must do.

@@ -68,6 +68,11 @@ impl Emulator {
                     power.ports.iter().map(|(from, to)| format!(",hostfwd=tcp:10.99.0.1:{from}-:{to}")).collect();
                 command.args(["-M", "virt", "-cpu", "cortex-a72", "-smp", "2", "-m", "512", "-bios"]);
                 command.arg(power.boot_loader);
+                // U-Boot counts disks from the end: the card must be its first.
+                if let Some(disk) = power.disk {
+                    let drive = format!("if=none,id=extra,format=raw,readonly=on,file={}", text(disk));
+                    command.args(["-drive", &drive, "-device", "virtio-blk-device,drive=extra"]);
+                }
                 command.args(["-drive", &format!("if=none,id=card,{card}"), "-device", "virtio-blk-device,drive=card"]);
                 command.args([
                     "-netdev",
@@ -76,10 +81,6 @@ impl Emulator {
                     "virtio-net-device,netdev=wire",
                 ]);
                 command.args(["-device", "virtio-rng-device", "-device", "i6300esb", "-serial", &console]);
-                if let Some(disk) = power.disk {
-                    let drive = format!("if=none,id=extra,format=raw,readonly=on,file={}", text(disk));
-                    command.args(["-drive", &drive, "-device", "virtio-blk-device,drive=extra"]);
-                }
             }
             Machine::Pi3 => {
                 command.args(["-M", "raspi3b", "-kernel"]).arg(power.boot_loader);
