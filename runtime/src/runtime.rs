@@ -4,6 +4,7 @@
 //! asks shims.
 
 mod containers;
+mod dev;
 mod events;
 mod sandboxes;
 mod shims;

@@ -162,7 +162,7 @@ fn linux(inputs: &Inputs<'_>) -> Value {
         "resources": resources(&inputs.container.resources),
         "maskedPaths": paths(&security.masked_paths, &MASKED),
         "readonlyPaths": paths(&security.readonly_paths, &READ_ONLY),
-        "devices": inputs.devices.iter().map(|(node, path, _)| device(node, path)).collect::<Vec<_>>(),
+        "devices": nodes(inputs),
     });
     linux["resources"]["devices"] = device_rules(inputs);
     if let Some(propagation) = mounts::rootfs_propagation(&inputs.container.mounts) {
@@ -194,6 +194,14 @@ fn namespaces(inputs: &Inputs<'_>) -> Vec<Value> {
         namespaces.push(json!({ "type": "cgroup" }));
     }
     namespaces
+}
+
+/// The nodes to make, those apart that a mount brings.
+fn nodes(inputs: &Inputs<'_>) -> Vec<Value> {
+    let mounted =
+        |path: &str| inputs.container.mounts.iter().any(|mount| std::path::Path::new(path).starts_with(&mount.target));
+    let made = inputs.devices.iter().filter(|(_, path, _)| !mounted(path));
+    made.map(|(node, path, _)| device(node, path)).collect()
 }
 
 fn resources(wanted: &Resources) -> Value {

@@ -9,7 +9,7 @@ use std::{
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-use super::{Runtime, locked, new_id, sandboxes::check_id, sandboxes::until};
+use super::{Runtime, dev, locked, new_id, sandboxes::check_id, sandboxes::until};
 use crate::{
     cgroup,
     config::{ContainerConfig, Resources, Rootfs, Seccomp},
@@ -33,6 +33,7 @@ impl Runtime {
     pub fn create_container(&self, sandbox_id: &str, config: &ContainerConfig) -> Result<String, Error> {
         let sandbox = self.sandbox_record(sandbox_id)?;
         let mut config = config.clone();
+        config.mounts = dev::spread(config.mounts);
         if config.id.is_empty() {
             config.id = new_id();
         }

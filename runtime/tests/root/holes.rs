@@ -442,6 +442,15 @@ fn devices() {
     let said =
         board.says(&sandbox, &secure(board.config("ls /dev; mount -t tmpfs x /mnt && echo mounted"), privileged));
     assert!(said.contains("kmsg\n") && said.contains("mounted"), "{said}");
+    // The host's whole /dev, as administrators' pods have it: seen, and left as it is.
+    use std::os::unix::fs::FileTypeExt;
+    let before = fs::read_dir("/dev").unwrap().count();
+    let mut config = board.config("ls /dev; head -c 1 /dev/zero | wc -c; test -c /dev/kmsg && echo there");
+    config.mounts = vec![Mount { source: "/dev".into(), target: "/dev".into(), ..Mount::default() }];
+    let said = board.says(&sandbox, &secure(config, Security { privileged: true, ..Security::default() }));
+    assert!(said.contains("there\n") && said.contains("1\n") && said.contains("null\n"), "{said}");
+    assert!(fs::symlink_metadata("/dev/ptmx").unwrap().file_type().is_char_device(), "the host's /dev was changed");
+    assert_eq!(fs::read_dir("/dev").unwrap().count(), before);
 }
 
 fn start_errors() {

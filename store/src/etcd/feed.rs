@@ -265,10 +265,8 @@ async fn read(
 async fn open(inner: &Inner, key: &str, raw: &[u8]) -> Result<Bytes, Ended> {
     match inner.open_record(key, raw).await {
         Ok(value) => Ok(value),
-        Err(Opening::Damaged) => {
-            tracing::error!(key, "a record in etcd is damaged");
-            Ok(Bytes::new())
-        }
+        // Never shown: whoever watches lists again, and is told there.
+        Err(Opening::Damaged) => Err(Ended::Gap(format!("the record {key} in etcd is damaged"))),
         Err(Opening::Keys(refusal @ (Refusal::Untouched(_) | Refusal::Unknown(_)))) => {
             Err(Ended::Broken(refusal.reason()))
         }
