@@ -175,7 +175,11 @@ fn cluster() -> Cluster {
     start(&mut one, &etcd, &[]);
     let token = one.dir().join("data/cluster-token").to_string_lossy().into_owned();
     start(&mut two, &etcd, &["--node-name", "pi-2", "--token-file", &token]);
-    three.join_any(&one, "pi-3", &["https://10.99.0.1:6443", "https://10.99.0.2:6443"]);
+    one.eventually("both are behind the Service kubernetes", 30, || {
+        (servers(&one) == "10.99.0.1 10.99.0.2").then_some(())
+    });
+    // With the line of `token create`, which names both.
+    three.join(&one, "pi-3");
     let archive = three.dir().join("image.tar");
     image::tools().docker_archive(TOOLS, &archive);
     let _ = three.bramble(&format!("image import {}", archive.display()));
@@ -244,13 +248,14 @@ fn controllers_die_are_paused_and_cut_off_and_what_was_acknowledged_stays() {
     let _ = one.kubectl(&format!("create configmap c --from-literal=p={PLAIN}"));
     assert_eq!(two.kubectl("get secret s -o jsonpath={.data.p}"), BASE64_STANDARD.encode(SECRET));
     nothing_secret_lies_in(etcd, one);
+    // New data keys through one; the other one takes them up.
+    let said = one.bramble("store rotate");
+    assert!(said.contains("former data keys are gone"), "{said}");
+    assert_eq!(two.kubectl("get secret s -o jsonpath={.data.p}"), BASE64_STANDARD.encode(SECRET));
     tokens_are_the_clusters(one, two);
     one.apply(&web());
     // A watch on the other one.
     let _ = two.kubectl("wait deployment web --for=condition=Available --timeout=60s");
-    two.eventually("both are behind the Service kubernetes", 30, || {
-        (servers(two) == "10.99.0.1 10.99.0.2").then_some(())
-    });
     let clients = [Client::of(one), Client::of(two)];
     let followers = clients.clone().map(|client| Follower::start(client, CONFIG_MAPS));
     let writer = Writer::start(clients.clone());
