@@ -5,6 +5,7 @@
 //!                               ^                                                     | watch
 //!                               '--- controllers, scheduler (pure plans) <------------'
 //! ```
+//! Several control planes may share one etcd: all serve, and the holder of a Lease (`election`) reconciles and schedules.
 //! Controllers and scheduler are clients as any other: through the API, each under its own identity, in process or over
 //! HTTPS. The next stop of an object is the agent, which meets this crate only on the wire.
 //!

@@ -2,6 +2,8 @@
 //!
 //! A write goes one way: [`Store::write`] -> the writer's queue -> `stage` (preconditions, one revision a batch) ->
 //! one commit of the backing (its journal, later redb) for everybody who waits -> publication (overlay, history rings) -> [`Watch`]es.
+//! Over an etcd that several stores share, feature `etcd`, etcd takes the writer's place: one Txn a batch, and one watch
+//! feeds the history rings.
 //! Next stop of an object: the API's watch and list handlers, and every controller's view.
 //!
 //! **Architecture invariant:** one writer assigns and publishes revisions, in the same order.

@@ -111,21 +111,9 @@ impl Board {
     /// # Panics
     /// It does not join.
     pub fn join(&mut self, controller: &Board, name: &str) {
-        self.join_any(controller, name, &[]);
-    }
-
-    /// The same, and the agent may turn to any of these API servers.
-    ///
-    /// # Panics
-    /// It does not join.
-    pub fn join_any(&mut self, controller: &Board, name: &str, servers: &[&str]) {
         let line = controller.bramble("token create");
         let mut words: Vec<&str> = line.split_whitespace().skip(1).collect();
         words.extend(["--node-name", name]);
-        let servers = servers.join(",");
-        if !servers.is_empty() {
-            words.extend(["--server", &servers]);
-        }
         self.launch(&words);
         controller.eventually(&format!("{name} joins; its log:\n{}", self.log()), 60, || {
             let ready = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";

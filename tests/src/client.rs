@@ -125,6 +125,14 @@ impl Connection {
         Ok((status, serde_json::from_slice(&bytes).unwrap_or(Value::Null)))
     }
 
+    /// A read that waits longer fails.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn give_up_after(&self, time: std::time::Duration) -> Result<()> {
+        self.stream.get_ref().sock.set_read_timeout(Some(time))
+    }
+
     /// Watches until `take` is answered with false or the watch ends; `begun` is called when the server has agreed to it.
     ///
     /// # Errors

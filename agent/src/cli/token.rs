@@ -1,5 +1,6 @@
 //! Shell: `bramble token`: one-time tokens with which boards join (Kubernetes' bootstrap tokens).
 
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 use super::{Options, TokenVerb, admin};
 
 const SECRETS: &str = "/api/v1/namespaces/kube-system/secrets";
+const SERVERS: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
 const TYPE: &str = "bootstrap.kubernetes.io/token";
 /// kubeadm's default.
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -65,13 +67,27 @@ async fn create(link: &Link, options: &Options) -> anyhow::Result<()> {
     let cluster = &config["clusters"][0]["cluster"];
     let pem = STANDARD.decode(cluster["certificate-authority-data"].as_str().unwrap_or_default())?;
     let pin = spki_pin(&CertificateDer::from_pem_slice(&pem)?).context("the cluster's CA cannot be read")?;
-    let server = cluster["server"].as_str().unwrap_or_default();
+    // Of several controllers a board should know all.
+    let slice = link.get(SERVERS).await.unwrap_or_default();
+    let server = servers(cluster["server"].as_str().unwrap_or_default(), &slice).join(",");
     println!("bramble agent --server {server} --token {id}.{secret} --ca-pin {pin}");
     eprintln!(
         "bramble: run this line as root on the other board within 24 hours; data in {}",
         options.data_dir.display()
     );
     Ok(())
+}
+
+/// The server that was named first, and the others behind the Service `kubernetes`.
+fn servers(first: &str, slice: &Value) -> Vec<String> {
+    let mut servers = vec![first.to_owned()];
+    let port = slice["ports"][0]["port"].as_u64().unwrap_or_default();
+    let endpoints = slice["endpoints"].as_array().into_iter().flatten();
+    for address in endpoints.filter_map(|endpoint| endpoint["addresses"][0].as_str()?.parse::<IpAddr>().ok()) {
+        let url = u16::try_from(port).map(|port| format!("https://{}", SocketAddr::new(address, port)));
+        servers.extend(url.ok().filter(|url| !servers.contains(url)));
+    }
+    servers
 }
 
 async fn list(link: &Link) -> anyhow::Result<()> {
@@ -97,4 +113,18 @@ async fn revoke(link: &Link, id: &str) -> anyhow::Result<()> {
     link.delete(&format!("{SECRETS}/bootstrap-token-{id}"), &json!({})).await?;
     println!("revoked {id}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_board_is_told_of_every_api_server() {
+        let slice = json!({"ports": [{"port": 6443}],
+            "endpoints": [{"addresses": ["10.0.0.2"]}, {"addresses": ["10.0.0.1"]}, {"addresses": ["fd00::1"]}]});
+        let all = ["https://10.0.0.1:6443", "https://10.0.0.2:6443", "https://[fd00::1]:6443"];
+        assert_eq!(servers("https://10.0.0.1:6443", &slice), all);
+        assert_eq!(servers("https://pi:6443", &Value::Null), ["https://pi:6443"]);
+    }
 }

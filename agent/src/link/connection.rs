@@ -27,8 +27,10 @@ use super::{LinkError, Sending, Transport};
 /// A connection that does not come up in this time is tried again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Where there is another server, its turn comes sooner.
+/// Where there is another server, its turn comes sooner: before the node is taken for dead.
 const NEXT_TIMEOUT: Duration = Duration::from_secs(4);
+const NEXT_PING_INTERVAL: Duration = Duration::from_secs(10);
+const NEXT_PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pings find a peer that vanished without a word; upstream's 30 s and 15 s.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -191,11 +193,14 @@ impl Connection {
 
     /// The first server that takes the connection, from the one whose turn it is.
     async fn connect(&self, credentials: &Credentials) -> Result<SendRequest<Full<Bytes>>, (String, bool)> {
-        let timeout = if self.endpoints.len() > 1 { NEXT_TIMEOUT } else { CONNECT_TIMEOUT };
+        let (timeout, pings) = match self.endpoints.len() {
+            1 => (CONNECT_TIMEOUT, (PING_INTERVAL, PING_TIMEOUT)),
+            _ => (NEXT_TIMEOUT, (NEXT_PING_INTERVAL, NEXT_PING_TIMEOUT)),
+        };
         let mut last = (String::new(), false);
         for _ in &self.endpoints {
             let endpoint = self.endpoint();
-            let made = tokio::time::timeout(timeout, connect(endpoint, credentials));
+            let made = tokio::time::timeout(timeout, connect(endpoint, credentials, pings));
             match made.await.unwrap_or_else(|_| Err((format!("{}: no answer", endpoint.authority()), false))) {
                 Ok(sender) => return Ok(sender),
                 Err(failed) => last = failed,
@@ -286,7 +291,11 @@ impl Transport for Connection {
 }
 
 /// The error and whether it says that the server is not whom we trust.
-async fn connect(endpoint: &Endpoint, credentials: &Credentials) -> Result<SendRequest<Full<Bytes>>, (String, bool)> {
+async fn connect(
+    endpoint: &Endpoint,
+    credentials: &Credentials,
+    (interval, timeout): (Duration, Duration),
+) -> Result<SendRequest<Full<Bytes>>, (String, bool)> {
     let server = endpoint.authority();
     let plain = |error: &dyn std::error::Error| (format!("{server}: {}", chain(error)), false);
     let tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(|error| plain(&error))?;
@@ -300,8 +309,8 @@ async fn connect(endpoint: &Endpoint, credentials: &Credentials) -> Result<SendR
         })?;
     let (sender, driver) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_interval(interval)
+        .keep_alive_timeout(timeout)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .handshake(TokioIo::new(tls))

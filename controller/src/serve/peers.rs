@@ -81,8 +81,9 @@ impl Peer {
         let (started, mut seen) = (Instant::now(), Seen::default());
         loop {
             let done = timeout(SILENCE_MAX, self.once(&mut seen, started)).await;
-            // Who cannot write its Lease is not ready, whatever the reason; a conflict is another server's write.
-            (self.readiness)(done.as_ref().is_ok_and(|done| done.as_ref().err().is_none_or(ClientError::is_conflict)));
+            // Who cannot write its Lease is not ready, whatever the reason; that another server was faster is none.
+            let faster = |error: &ClientError| error.is_conflict() || error.is_already_exists() || error.is_not_found();
+            (self.readiness)(done.as_ref().is_ok_and(|done| done.as_ref().err().is_none_or(faster)));
             if let Ok(Err(error)) = done {
                 tracing::debug!(error = &error as &dyn std::error::Error, "the API servers were not looked at");
             }

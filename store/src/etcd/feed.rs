@@ -107,17 +107,16 @@ impl Inner {
 
 /// Feeds until the store closes.
 pub(super) async fn run(inner: Arc<Inner>, mut feed: Feed) {
-    let mut silent = Some(Instant::now());
+    let mut heard = Instant::now();
     loop {
         match follow(&inner, &mut feed).await {
             Ended::Broken(why) => {
                 tracing::debug!(why, "the feed tries the next connection");
                 sleep(PAUSE).await;
-                let since = *silent.get_or_insert_with(Instant::now);
-                if since.elapsed() > SILENCE_MAX {
+                if heard.elapsed() > SILENCE_MAX {
                     tracing::warn!(why, "etcd does not answer; every watcher lists again");
                     inner.begin_again(feed.next - 1);
-                    silent = Some(Instant::now());
+                    heard = Instant::now();
                 }
                 continue;
             }
@@ -134,7 +133,7 @@ pub(super) async fn run(inner: Arc<Inner>, mut feed: Feed) {
             Ended::Compacted(_) => lost(&inner, &mut feed, "compacted").await,
             Ended::Gap(why) => lost(&inner, &mut feed, &why).await,
         }
-        silent = None;
+        heard = Instant::now();
     }
 }
 

@@ -31,6 +31,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause after all members were asked; an election takes a second or two.
 const ROUND_PAUSE: Duration = Duration::from_millis(100);
+/// A cluster that is down is tried many times a second, and told in the log less often.
+const TELL_PERIOD: Duration = Duration::from_secs(10);
 /// Foreign bytes are bounded: a page of a list, or what etcd gathers for a watch that is behind.
 pub(super) const ANSWER_BYTES_MAX: usize = 64 << 20;
 
@@ -47,6 +49,8 @@ enum Care {
 struct Current {
     number: u64,
     client: Option<Client>,
+    /// When a change of members was last told.
+    told: Option<Instant>,
 }
 
 pub(super) struct Members {
@@ -80,7 +84,7 @@ impl Members {
             }
             options = options.with_tls(given);
         }
-        let current = Mutex::new(Current { number: 0, client: None });
+        let current = Mutex::new(Current { number: 0, client: None, told: None });
         Ok(Members { servers: etcd.servers.clone(), options, current, number: watch::Sender::new(0) })
     }
 
@@ -118,10 +122,14 @@ impl Members {
         if current.number != number {
             return;
         }
-        *current = Current { number: number + 1, client: None };
+        let told = current.told.filter(|told| told.elapsed() < TELL_PERIOD);
+        *current = Current { number: number + 1, client: None, told: told.or_else(|| Some(Instant::now())) };
         drop(current);
         let server = &self.servers[number as usize % self.servers.len()];
-        tracing::warn!(server, why, "etcd: the next member is asked");
+        match told {
+            None => tracing::warn!(server, why, "etcd: the next member is asked"),
+            Some(_) => tracing::debug!(server, why, "etcd: the next member is asked"),
+        }
         self.number.send_replace(number + 1);
     }
 
