@@ -1,7 +1,11 @@
 //! This store.
 
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bramble_store::{Config, Durability, ListQuery, Precondition, Store, Write};
@@ -120,6 +124,42 @@ pub(crate) async fn large(dir: &Path) {
     drop((store, reopened));
 }
 
+/// Overwrites and flushes a sector of a file beside the store, now and then, until it is stopped: what whoever flushes on
+/// this disk may wait for now, and with whatever else runs on this machine.
+struct Probe {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<(Duration, usize)>,
+}
+
+impl Probe {
+    fn start(dir: &Path) -> Probe {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, path) = (stop.clone(), dir.join("probe"));
+        let thread = std::thread::spawn(move || {
+            let file = fs::File::create(&path).unwrap();
+            let (mut longest, mut over) = (Duration::ZERO, 0);
+            while !stopped.load(Ordering::Relaxed) {
+                let start = Instant::now();
+                file.write_all_at(&[1; 512], 0).unwrap();
+                file.sync_data().unwrap();
+                longest = longest.max(start.elapsed());
+                over += usize::from(start.elapsed() > PAUSE);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            (longest, over)
+        });
+        Probe { stop, thread }
+    }
+
+    fn stop(self) -> (Duration, usize) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
+    }
+}
+
+/// Longer than anybody should wait.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// A million writes and deletes of a working set that fits, under a cap that it would exceed many times over.
 pub(crate) async fn churn(dir: &Path) {
     const WRITES: usize = 1_000_000;
@@ -127,8 +167,8 @@ pub(crate) async fn churn(dir: &Path) {
     let mut config = Config::redb(&path);
     config.file_bytes_max = 64 << 20;
     let store = Store::open(config.clone()).unwrap();
-    let (mut slowest, mut largest) = (Duration::ZERO, 0);
-    let begin = Instant::now();
+    let (mut slowest, mut over, mut largest) = (Duration::ZERO, 0, 0);
+    let (begin, probe) = (Instant::now(), Probe::start(dir));
     let load = Load { clients: 1, ..Load::large() };
     for first in (0..WRITES).step_by(50) {
         let write = |number: usize| {
@@ -145,15 +185,21 @@ pub(crate) async fn churn(dir: &Path) {
         let start = Instant::now();
         store.write(batch, Durability::Durable).await.unwrap();
         slowest = slowest.max(start.elapsed());
+        over += usize::from(start.elapsed() > PAUSE);
         if first % 5000 == 0 {
             largest = largest.max(fs::metadata(&path).unwrap().len());
         }
     }
     println!(
-        "{WRITES} writes and deletes in {:.1?}: longest pause {slowest:.1?}, largest file {} KiB of {} KiB",
+        "{WRITES} writes and deletes in {:.1?}, {} batches: largest file {} KiB of {} KiB",
         begin.elapsed(),
+        WRITES / 50,
         largest >> 10,
         config.file_bytes_max >> 10
+    );
+    let (longest, probes_over) = probe.stop();
+    println!(
+        "longest pause {slowest:.1?}, {over} over {PAUSE:.0?}; of a lone sector beside it {longest:.1?}, {probes_over}"
     );
 }
 

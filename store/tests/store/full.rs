@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bramble_store::{
     Backend, Config, Durability, EventKind, ListQuery, OpenError, Precondition, ReadError, Store, Write, WriteError,
+    verify,
 };
 
 use crate::disk::Disk;
@@ -118,6 +119,45 @@ async fn deleted_space_goes_back_to_the_disk_in_steps() {
         let index = record.key.rsplit('/').next().unwrap().parse().unwrap();
         assert_eq!(record.value, value(index));
     }
+}
+
+#[tokio::test]
+async fn deleted_space_goes_back_to_a_real_file_system_under_readers() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store");
+    let mut config = Config::redb(&path);
+    config.compact_bytes_min = 1 << 20;
+    config.checkpoint_bytes = 256 << 10;
+    config.step_bytes = 128 << 10;
+    let store = Store::open(config).unwrap();
+    let len = || std::fs::metadata(&path).unwrap().len();
+    for index in 0..800 {
+        store.write(put(index), Durability::Deferred).await.unwrap();
+    }
+    for index in (0..800).filter(|index| index % 32 != 0) {
+        store.write(vec![Write::delete(key(index), Precondition::Any)], Durability::Deferred).await.unwrap();
+    }
+    store.flush().await.unwrap();
+    let large = len();
+    let reader = store.clone();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let reads = tokio::spawn(async move {
+        let (mut stopped, mut lists) = (stopped, 0);
+        while stopped.try_recv().is_err() {
+            assert_eq!(reader.list(ListQuery::all("")).await.unwrap().records.len(), 25);
+            lists += 1;
+            tokio::task::yield_now().await;
+        }
+        lists
+    });
+    for round in 0..400 {
+        store.write(put(round % 25 * 32), Durability::Durable).await.unwrap();
+    }
+    stop.send(()).unwrap();
+    println!("{} lists while the file shrank from {large} to {}", reads.await.unwrap(), len());
+    assert!(len() * 4 < large, "{} of {large}", len());
+    drop(store);
+    assert_eq!(verify(&path).unwrap().lost, [""; 0]);
 }
 
 /// The same as the million: a smaller share of it here, `CHURN=1000000` for all of it.
