@@ -23,6 +23,7 @@ use crate::probes::{self, Outcome, Which};
 use crate::volumes::{self, Tokens};
 
 mod apply;
+mod begun;
 mod entry;
 mod hooks;
 mod pull;
@@ -83,6 +84,10 @@ pub(crate) struct Worker {
     /// Both parsed, for the length of a turn.
     pod: Arc<Pod>,
     gone: bool,
+    /// An earlier agent noted that this pod must not begin again; asked once, when the runtime has told what is left.
+    noted: bool,
+    /// That it is over is only assumed from that; how it ended, the API knows.
+    assumed_over: bool,
     /// What the API holds of the status is known. Nothing is told to it before: what it knows of containers that an
     /// earlier agent started (above all that they are ready) would be taken back until the first probe.
     heard: bool,
@@ -119,12 +124,15 @@ impl Worker {
         memory.recall_probes(&pod.status);
         // The checkpoint keeps no status, the API gives each pod one.
         let heard = pod.is_static() || pod.status.is_object();
+        let noted = begun::is_noted(&board.places.pods, &pod.metadata.uid);
         let worker = Self {
             board,
             object: kept(object),
             status,
             pod: Arc::new(pod),
             gone: false,
+            noted,
+            assumed_over: false,
             heard,
             memory,
             ips: None,
@@ -165,6 +173,7 @@ impl Worker {
                 return Turn::Again;
             }
         };
+        self.judge_the_past(&observed);
         self.forget_the_dead(&observed);
         self.sync_probes(&observed);
         let now_ms = self.board.now_ms();
@@ -247,7 +256,11 @@ impl Worker {
         if first {
             self.memory.recall_probes(&pod.status);
         }
-        if own.is_object() && (!first || status::is_final(&own)) {
+        let assumed = std::mem::take(&mut self.assumed_over);
+        if assumed && status::is_final(&pod.status) {
+            self.memory.verdict = None;
+        }
+        if own.is_object() && (!first || status::is_final(&own) && !assumed) {
             merge_foreign_conditions(&mut own, &pod.status);
             self.status = Object::from(&own);
         } else {
@@ -286,6 +299,17 @@ impl Worker {
             },
         }
         Ok(observed)
+    }
+
+    /// A pod that has run before this board's boot, and whose policy is against a second time, is over.
+    fn judge_the_past(&mut self, observed: &Observed) {
+        let lost = observed.sandbox.is_none() && observed.instances.is_empty();
+        let open = self.memory.verdict.is_none() && !status::is_final(&self.pod.status);
+        if std::mem::take(&mut self.noted) && lost && open {
+            let message = "The node restarted while the pod ran, or after it had ended".to_owned();
+            self.memory.verdict = Some(("Terminated".to_owned(), message));
+            self.assumed_over = true;
+        }
     }
 
     /// Memory and probers of containers that are gone go too.
@@ -368,6 +392,10 @@ impl Worker {
         let now = Now { host_ips: &self.board.host_ips, now_ms: self.board.now_ms() };
         let status = status::status(&self.pod, observed, &self.memory, &now);
         self.tell_back_offs(&status);
+        if status::is_final(&status) && !status::is_final(&self.status.value()) {
+            let (pods, uid) = (self.board.places.pods.clone(), self.pod.metadata.uid.clone());
+            drop(tokio::task::spawn_blocking(move || begun::note(&pods, &uid)));
+        }
         self.status = Object::from(&status);
         Arc::make_mut(&mut self.pod).status = status;
         self.board.table.put(entry::entry(&self.pod, &self.object, &self.status, observed, &self.board));

@@ -217,6 +217,10 @@ impl Worker {
             let next = RestartBackoff::after_restart(former, ended.finished_ms(), now_ms);
             self.memory.restarts.insert(name.to_owned(), next);
         }
+        if self.pod.restart_policy() == "Never" {
+            let (pods, uid) = (self.board.places.pods.clone(), self.pod.metadata.uid.clone());
+            let _ = tokio::task::spawn_blocking(move || super::begun::note(&pods, &uid)).await;
+        }
         match self.create_and_start(kind, &container, attempt, observed).await {
             Ok(id) => {
                 self.memory.failures.remove(name);

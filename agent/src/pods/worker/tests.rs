@@ -337,6 +337,71 @@ async fn a_restarted_agent_takes_no_pod_out_of_its_services() {
     assert!(statuses.iter().all(|status| status["containerStatuses"][0]["ready"] == true), "{statuses:#?}");
 }
 
+/// What a reboot leaves of containers: nothing.
+fn reboot(world: &World) {
+    world.runtime.sandboxes.lock().unwrap().clear();
+    world.runtime.containers.lock().unwrap().clear();
+    world.api.lock().unwrap().statuses.clear();
+}
+
+#[tokio::test]
+async fn a_pod_that_may_run_once_is_not_run_again_after_a_boot() {
+    let world = World::new("once", FakeRuntime::default());
+    let mut once = object(json!({}));
+    once["spec"]["restartPolicy"] = json!("Never");
+    let first = world.pod(&once);
+    world.until(&first, |world| world.phase() == "Running").await;
+    first.task.abort();
+    let mut told = once.clone();
+    told["status"] = world.api.lock().unwrap().statuses.last().unwrap().clone();
+    reboot(&world);
+
+    // The controller is away.
+    let mut kept = once.clone();
+    kept.as_object_mut().unwrap().remove("status");
+    let second = world.pod(&kept);
+    world.until(&second, |world| world.board.table.pods().iter().any(|pod| pod.uid == "u")).await;
+    for _ in 0..20 {
+        second.notify.notify_one();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(world.runtime.containers().unwrap().is_empty(), "it ran a second time");
+    // It is back, and knows of the run.
+    second.sender.send(Message::Desired(Object::from(&told))).await.unwrap();
+    world.until(&second, |world| world.phase() == "Failed").await;
+    let status = world.api.lock().unwrap().statuses.last().unwrap().clone();
+    assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["reason"], "ContainerStatusUnknown");
+    assert!(world.runtime.containers().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_pod_that_had_succeeded_stays_so_after_a_boot() {
+    let world = World::new("done", FakeRuntime::default());
+    let mut job = object(json!({}));
+    job["spec"]["restartPolicy"] = json!("OnFailure");
+    let first = world.pod(&job);
+    world.until(&first, |world| world.phase() == "Running").await;
+    world.runtime.exit("c", 0, world.board.now_ms());
+    world.until(&first, |world| world.phase() == "Succeeded").await;
+    world.until(&first, |world| world.dir.join("agent/pods/u/begun").exists()).await;
+    first.task.abort();
+    let mut told = job.clone();
+    told["status"] = world.api.lock().unwrap().statuses.last().unwrap().clone();
+    reboot(&world);
+    let mut kept = job.clone();
+    kept.as_object_mut().unwrap().remove("status");
+    let second = world.pod(&kept);
+    second.sender.send(Message::Desired(Object::from(&told))).await.unwrap();
+    world.until(&second, |world| world.board.table.pods().iter().any(|pod| pod.uid == "u")).await;
+    for _ in 0..20 {
+        second.notify.notify_one();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(world.runtime.containers().unwrap().is_empty());
+    let statuses = world.api.lock().unwrap().statuses.clone();
+    assert!(statuses.iter().all(|status| status["phase"] == "Succeeded" && status["reason"].is_null()), "{statuses:?}");
+}
+
 #[tokio::test]
 async fn a_missing_image_is_told() {
     let world = World::new("image", FakeRuntime::default());
