@@ -206,7 +206,7 @@ mod tests {
         fs::write(&config, "colour = \"red\"\n").unwrap();
         let error = customise(&image, Some(&config), &[]).unwrap_err().to_string();
         assert!(error.contains("line 1") && error.contains("colour") && error.contains("cure"), "{error}");
-        assert!(customise(&image, None, &[config.clone()]).unwrap_err().to_string().contains("neither"));
+        assert!(customise(&image, None, std::slice::from_ref(&config)).unwrap_err().to_string().contains("neither"));
         assert!(customise(&image, Some(&dir.join("missing")), &[]).is_err());
         assert_eq!(fs::read(&image).unwrap(), before);
         assert!(matches!(read(&config), Err(CustomiseError::Image(_))), "what is no image");

@@ -99,7 +99,7 @@ pub fn map_device(name: &str, sectors: u64, target: &str, parameters: &str) -> i
     DmRequest { flags: 0, ..DmRequest::new(name) }.send::<RESUME>(&control)?;
     // Minor numbers of the kernel's 32-bit form: eight bits, twelve bits of major, the rest.
     let device = created.device;
-    Ok((device & 0xff | device >> 12 & 0xfff_00) as u32)
+    Ok((device & 0xff | device >> 12 & 0x000f_ff00) as u32)
 }
 
 /// Length of a block device in bytes.
