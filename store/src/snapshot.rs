@@ -2,7 +2,7 @@
 
 mod format;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
@@ -61,15 +61,22 @@ impl Store {
         let view = self.view("", None, None).map_err(SnapshotError::Read)?;
         let (revision, sealer) = (view.revision, view.shown.sealer.clone());
         let mut encoder = Encoder::new(out, revision)?;
-        let mut keys_used = BTreeSet::new();
+        let mut keys_used = BTreeMap::new();
         let mut record = |key: &str, version: &Version| -> Result<(), SnapshotError> {
             // The keys come last: a rotation may bring new ones meanwhile.
             if key.starts_with(KEYS_PREFIX) {
                 return Ok(());
             }
-            let raw = sealer.encode(key, version).map_err(SnapshotError::Seal)?;
-            keys_used.extend(Sealer::sealed_by(key, &raw));
-            Ok(encoder.record(key, &raw)?)
+            loop {
+                let raw = sealer.encode(key, version).map_err(SnapshotError::Seal)?;
+                let id = Sealer::sealed_by(key, &raw).filter(|id| !keys_used.contains_key(id));
+                if let Some(id) = id {
+                    // A rotation may have ended since, and forgotten it.
+                    let Some(wrapped) = sealer.wrapped(id) else { continue };
+                    keys_used.insert(id, wrapped);
+                }
+                return Ok(encoder.record(key, &raw)?);
+            }
         };
         let mut failed = None;
         page::each(view, "", None, &mut |key, version| match record(key, &version) {
@@ -81,8 +88,8 @@ impl Store {
         })
         .map_err(SnapshotError::Read)?;
         failed.map_or(Ok(()), Err)?;
-        for id in keys_used {
-            let (key, value) = (key_of(id), sealer.wrapped(id).unwrap_or_default());
+        for (id, value) in keys_used {
+            let key = key_of(id);
             encoder.record(&key, &encode(&key, &Version { revision, value }))?;
         }
         encoder.finish()?.flush()?;
