@@ -2,7 +2,7 @@
 
 mod format;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::ops::ControlFlow;
@@ -85,12 +85,12 @@ struct Copy<W: Write> {
     encoder: Encoder<W>,
     revision: Revision,
     sealer: Arc<Sealer>,
-    keys_used: BTreeSet<u64>,
+    keys_used: BTreeMap<u64, Bytes>,
 }
 
 impl<W: Write> Copy<W> {
     fn new(out: W, revision: Revision, sealer: Arc<Sealer>) -> Result<Copy<W>, SnapshotError> {
-        Ok(Copy { encoder: Encoder::new(out, revision)?, revision, sealer, keys_used: BTreeSet::new() })
+        Ok(Copy { encoder: Encoder::new(out, revision)?, revision, sealer, keys_used: BTreeMap::new() })
     }
 
     fn record(&mut self, key: &str, version: &Version) -> Result<(), SnapshotError> {
@@ -98,14 +98,21 @@ impl<W: Write> Copy<W> {
         if key.starts_with(KEYS_PREFIX) {
             return Ok(());
         }
-        let raw = self.sealer.encode(key, version).map_err(SnapshotError::Seal)?;
-        self.keys_used.extend(Sealer::sealed_by(key, &raw));
-        Ok(self.encoder.record(key, &raw)?)
+        loop {
+            let raw = self.sealer.encode(key, version).map_err(SnapshotError::Seal)?;
+            let id = Sealer::sealed_by(key, &raw).filter(|id| !self.keys_used.contains_key(id));
+            if let Some(id) = id {
+                // A rotation may have ended since, and forgotten it.
+                let Some(wrapped) = self.sealer.wrapped(id) else { continue };
+                self.keys_used.insert(id, wrapped);
+            }
+            return Ok(self.encoder.record(key, &raw)?);
+        }
     }
 
     fn finish(mut self) -> Result<Revision, SnapshotError> {
-        for id in self.keys_used {
-            let (key, value) = (key_of(id), self.sealer.wrapped(id).unwrap_or_default());
+        for (id, value) in self.keys_used {
+            let key = key_of(id);
             self.encoder.record(&key, &encode(&key, &Version { revision: self.revision, value }))?;
         }
         self.encoder.finish()?.flush()?;
