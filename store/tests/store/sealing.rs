@@ -141,3 +141,24 @@ async fn a_snapshot_stays_sealed_and_opens_with_its_key() {
     assert_eq!(get(&store, "secrets/ns/memory").await, SECRET);
     assert_eq!(found(&restored, SECRET), 0);
 }
+
+#[tokio::test]
+async fn records_that_are_made_while_keys_change_can_be_read_ever_after() {
+    let store = Store::open(Config { sealing: sealing(&[("a", 1)]), ..crate::disk::Disk::default().config() }).unwrap();
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..3 {
+        let store = store.clone();
+        writers.spawn(async move {
+            for number in 0..150 {
+                put(&store, &format!("secrets/{writer}/{number}"), SECRET, Durability::Durable).await;
+            }
+        });
+    }
+    for round in 0..40u8 {
+        let (new, old) = (format!("{}", round + 1), format!("{round}"));
+        let former = if round == 0 { ("a", 1) } else { (old.as_str(), round) };
+        store.rotate(sealing(&[(&new, round + 1), former])).await.unwrap();
+    }
+    writers.join_all().await;
+    assert_eq!(store.list(ListQuery::all("secrets/")).await.unwrap().records.len(), 450);
+}
