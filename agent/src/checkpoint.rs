@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bramble_store::{Config, Durability, ListQuery, LocalAlgorithm, LocalKey, Precondition, Sealing, Store, Write};
 use ring::rand::{SecureRandom, SystemRandom};
@@ -42,6 +43,9 @@ impl Collection {
     }
 }
 
+/// What was learned is on the card so soon: the many changes of a rollout share a commit, and a board whose plug is pulled
+/// right after a pod has started starts it again without its controller.
+const DELAY_MAX: Duration = Duration::from_millis(200);
 /// The file is small: a board runs at most some hundred pods.
 const CACHE_BYTES: usize = 256 << 10;
 
@@ -92,6 +96,7 @@ impl Checkpoint {
         file.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(CheckpointError::File)?;
         let mut config = Config::redb(path);
         config.cache_bytes = CACHE_BYTES;
+        config.deferred_max_delay = DELAY_MAX;
         config.history_bytes_per_resource = HISTORY_BYTES;
         config.history_bytes = HISTORY_BYTES;
         config.sealing = sealing(&agent_dir.join("checkpoint.key"))?;

@@ -69,9 +69,6 @@ impl Store {
         let keep = |(id, wrapped)| Write::put(seal::key_of(id), Precondition::Absent, wrapped);
         self.own_write(made.into_iter().map(keep).collect()).await?;
         sealer.install(next);
-        // A commit on its way may have sealed a new record with the former key, and nobody would find it: it is
-        // published when this comes back.
-        self.request(|answer| Request::Reseal { keys: Vec::new(), answer }).await.map_err(RotateError::Write)?;
         let resealed = self.reseal_all().await?;
         let unused = self.unused(&sealer);
         let drop_key = |id: &u64| Write::delete(seal::key_of(*id), Precondition::Any);
@@ -104,6 +101,9 @@ impl Store {
         if let Some(etcd) = self.etcd() {
             return etcd.reseal_all().await.map_err(RotateError::Write);
         }
+        // A commit on its way may have sealed a new record with the former key, and nobody would find it: it is
+        // published when this comes back.
+        self.request(|answer| Request::Reseal { keys: Vec::new(), answer }).await.map_err(RotateError::Write)?;
         let (mut after, mut resealed) = (None, 0);
         loop {
             let (keys, last) = self.stale_after(after.as_deref()).map_err(RotateError::Read)?;

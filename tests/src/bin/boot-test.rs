@@ -107,6 +107,11 @@ impl Test {
         deploy(&board);
         wait_for_answer(&board);
         let answer = emulator.seconds();
+        // As soon as a person could think of pulling the plug.
+        for _ in 0..20 {
+            wait_for_answer(&board);
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
         self.seconds("first boot: power on to network", init);
         self.seconds("first boot: power on to Ready in the controller", ready);
         self.seconds("first boot: power on to the first answer of a new pod", answer);
