@@ -146,16 +146,19 @@ impl Checked {
         };
         match page {
             Some(Page::Leaf { entries, .. }) => {
+                let mut flow = ControlFlow::Continue(());
                 for (key, value) in entries.iter().filter(|(key, _)| !before(key)) {
                     let Ok(key) = std::str::from_utf8(key) else { return Err(part.corrupt("a page of records")) };
-                    if visit(key, value).is_break() {
-                        return Ok(ControlFlow::Break(()));
+                    flow = visit(key, value);
+                    if flow.is_break() {
+                        break;
                     }
                 }
-                // Whoever reads has passed over a damaged record: something newer lies above it.
+                // Whoever reads has passed over a damaged record: something newer lies above it. That somebody has read
+                // enough says nothing here: a flipped key looks like the end of what was asked for.
                 let passed = |key: &str, raw: &[u8]| parse(key, raw).is_err();
                 if sound || is_all(part, &entries, &passed) {
-                    return Ok(ControlFlow::Continue(()));
+                    return Ok(flow);
                 }
                 Err(part.corrupt("a page of records"))
             }

@@ -36,7 +36,17 @@ async fn read_all(store: &Store, expected: &Map, tally: &mut Tally, flip: &str) 
     match store.list(ListQuery::all("pods/")).await {
         Ok(page) => {
             let served: Map = page.records.into_iter().map(|it| (it.key, it.value.to_vec())).collect();
-            assert!(served == *expected, "{flip} was served");
+            let wrong: Vec<&String> =
+                expected.iter().filter(|(key, value)| served.get(*key) != Some(value)).map(|(key, _)| key).collect();
+            let foreign: Vec<&String> = served.keys().filter(|key| !expected.contains_key(*key)).collect();
+            let counts = (wrong.len(), foreign.len(), served.len(), expected.len());
+            assert!(
+                served == *expected,
+                "{flip} was served: {counts:?} {:?} {:?} {:?}",
+                wrong.first(),
+                wrong.last(),
+                foreign.first()
+            );
             tally.harmless += 1;
         }
         Err(ReadError::Corrupt { .. } | ReadError::Backend { .. }) => tally.found_out += 1,
