@@ -235,6 +235,7 @@ impl Board {
         let network = tokio::spawn(net::run(self.config.network.clone(), self.status.node_name.clone()));
         let dog = self.config.watchdog.then(|| tokio::spawn(watchdog::run()));
         let (mut daemon, mut begun, mut pause) = (self.start_daemon(&send)?, Instant::now(), RESTART_PAUSE / 2);
+        let mut again = None;
         let trial = self.is_trial();
         let mut judged = Some(Instant::now() + if trial { TRIAL } else { SETTLED });
         let end = loop {
@@ -247,7 +248,10 @@ impl Board {
                     let Some(how) = reap(Some(daemon)) else { continue };
                     pause = if begun.elapsed() > SETTLED { RESTART_PAUSE } else { (pause * 2).min(RESTART_PAUSE_MAX) };
                     self.say(format!("bramble: the daemon ended ({how}); it starts again in {pause:?}").as_bytes());
-                    tokio::time::sleep(pause).await;
+                    again = Some(Instant::now() + pause);
+                }
+                () = sleep_until(again.unwrap_or(at)), if again.is_some() => {
+                    again = None;
                     (daemon, begun) = (self.start_daemon(&send)?, Instant::now());
                     // Only a life without an end is taken for good.
                     if !trial {
@@ -260,7 +264,9 @@ impl Board {
                         if judged.take().is_some() {
                             self.confirm("ready");
                         }
-                        self.bring_in(&send)?;
+                        if let Err(error) = self.bring_in(&send) {
+                            self.say(format!("bramble: what lies beside bramble.toml: {error}").as_bytes());
+                        }
                     }
                 }
                 () = sleep_until(at), if judged.is_some() => {
@@ -275,7 +281,9 @@ impl Board {
         };
         self.say(b"bramble: stopping pods and daemons");
         network.abort();
-        stop(daemon).await;
+        if again.is_none() {
+            stop(daemon).await;
+        }
         end_all().await;
         // Last: it covers a hang up to here.
         if let Some(dog) = dog {
