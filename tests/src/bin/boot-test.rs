@@ -121,6 +121,8 @@ impl Test {
         drop(registry);
         board.stop();
         emulator.reset();
+        // Until then it may be the old system that answers.
+        emulator.wait_for("bramble: slot A, attempts left", 2);
         wait_for_answer(&board);
         let back = emulator.seconds();
         self.seconds("hard reset to the pod's answer, no controller", back);
