@@ -101,7 +101,7 @@ mod tests {
     async fn snapshots_come_by_the_clock_and_the_newest_stay() {
         let dir = std::env::temp_dir().join(format!("bramble-backup-{}", std::process::id()));
         let store = Store::open(Config::memory()).unwrap();
-        let write = Write::put("/registry/configmaps/default/a", Precondition::Absent, "1");
+        let write = Write::put("configmaps/default/a", Precondition::Absent, "1");
         store.write(vec![write], Durability::Durable).await.unwrap();
         let schedule = Schedule { every: Duration::from_secs(3600), keep: 2, dir: dir.clone() };
         fs::create_dir_all(&dir).unwrap();
