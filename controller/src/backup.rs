@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(flavor = "multi_thread")]
+    #[tokio::test]
     async fn snapshots_come_by_the_clock_and_the_newest_stay() {
         let dir = std::env::temp_dir().join(format!("bramble-backup-{}", std::process::id()));
         let store = Store::open(Config::memory()).unwrap();

@@ -33,7 +33,7 @@ struct World {
     model: Mutex<Model>,
     cuts: Mutex<Vec<Cut>>,
     /// Keys that were given so far; the newest one seals.
-    keys: Mutex<u8>,
+    keys: Mutex<u32>,
 }
 
 impl World {
@@ -49,9 +49,9 @@ impl World {
 
     fn sealing(&self) -> Sealing {
         let newest = *self.keys.lock().unwrap();
-        let key = |number: u8| -> Arc<dyn KeyService> {
+        let key = |number: u32| -> Arc<dyn KeyService> {
             let name = format!("key-{number}");
-            Arc::new(LocalKey::new(&name, LocalAlgorithm::ChaCha20Poly1305, &[number; 32]).unwrap())
+            Arc::new(LocalKey::new(&name, LocalAlgorithm::ChaCha20Poly1305, &number.to_le_bytes().repeat(8)).unwrap())
         };
         let mut sealing = Sealing::prefixes(&["pods/"], key(newest));
         sealing.services.extend((0..newest).map(key));
