@@ -239,9 +239,12 @@ fn names(board: &Board) {
     let ip = field(board, "pod/client", ".status.podIP");
     let found = lookup(&format!("{}.default.pod.cluster.local", ip.replace('.', "-")));
     assert!(found.contains(&format!("Address: {ip}")), "{found}");
-    let found = lookup("headless.default.svc.cluster.local");
-    let ips = board.kubectl("get pods -l app=web -o jsonpath={.items[*].status.podIP}");
-    assert!(ips.split(' ').all(|ip| found.contains(&format!("Address: {ip}"))), "{found} has not {ips}");
+    // Pods that were scaled away are listed until they have ended.
+    board.eventually("the headless name leads to every pod", 40, || {
+        let found = lookup("headless.default.svc.cluster.local");
+        let ips = board.kubectl("get pods -l app=web -o jsonpath={.items[*].status.podIP}");
+        ips.split(' ').all(|ip| found.contains(&format!("Address: {ip}"))).then_some(())
+    });
     let found = lookup(&redis);
     assert!(found.contains("name = redis.default.svc.cluster.local"), "{found}");
     let found = lookup("bramble.example.org.");
