@@ -5,18 +5,14 @@
 //!                                                       TERM: reset    USR2: power off    INT (keys): reset
 //! ```
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::Pid;
 use rustix::system::RebootCommand;
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
-use tokio::process::{ChildStderr, ChildStdout};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -29,6 +25,14 @@ use super::ring::Ring;
 use super::slots::Slot;
 use super::status::Status;
 use super::{clock, kernel, modules, net, swap, watchdog};
+
+mod additions;
+mod arguments;
+mod programs;
+
+use additions::copy_new;
+use arguments::arguments;
+use programs::{end_all, forward, reap, start, stop};
 
 /// The data partition.
 const DATA: &str = "/data";
@@ -47,8 +51,6 @@ const TRIAL: Duration = Duration::from_secs(600);
 const SETTLED: Duration = Duration::from_secs(30);
 /// Lines that wait to be shown; who writes more waits.
 const WAITING_LINES: usize = 256;
-/// How long everything may take to end, before it is killed.
-const END_PATIENCE: Duration = Duration::from_secs(25);
 
 /// Never returns.
 pub fn run() -> ! {
@@ -134,7 +136,7 @@ fn mount_kernel_views(consoles: &mut Consoles) -> io::Result<()> {
         }
     }
     fs::create_dir_all(RUN)?;
-    // Mounts of containers appear nowhere else.
+    // As elsewhere: a volume that asks for it sees what is mounted later.
     rustix::mount::mount_change(
         "/",
         rustix::mount::MountPropagationFlags::SHARED | rustix::mount::MountPropagationFlags::REC,
@@ -359,42 +361,13 @@ impl Board {
     }
 
     fn start_daemon(&self, lines: &mpsc::Sender<Vec<u8>>) -> io::Result<Pid> {
-        start(&self.arguments()?, lines)
-    }
-
-    /// What the role asks for. Secrets go through a file that only root reads.
-    fn arguments(&self) -> io::Result<Vec<String>> {
-        let config = &self.config;
-        let controller = &config.controller;
-        // Without an address there is nobody to work for; a board of its own is of more use.
-        let role = match config.role {
-            Role::Agent if controller.address.is_none() => Role::Up,
-            role => role,
+        let controller = &self.config.controller;
+        // Secrets go through a file that only root reads.
+        let join_file = match (&controller.token, &controller.ca_pin) {
+            (Some(token), Some(pin)) if self.config.role == Role::Agent => Some(join_file(token, pin)?),
+            _ => None,
         };
-        let verb = match role {
-            Role::Up => "up",
-            Role::Controller => "controller",
-            Role::Agent => "agent",
-        };
-        let data = format!("{DATA}/bramble");
-        let mut words: Vec<String> = vec![verb.into()];
-        let mut option = |name: &str, value: &str| words.extend([name.to_owned(), value.to_owned()]);
-        option("--data-dir", &data);
-        option("--run-dir", RUN);
-        option("--node-name", &self.status.node_name);
-        if role != Role::Controller {
-            for registry in &config.registries.insecure {
-                option("--insecure-registry", registry);
-            }
-        }
-        if let (Role::Agent, Some(address)) = (role, &controller.address) {
-            option("--server", address);
-            if let (Some(token), Some(pin)) = (&controller.token, &controller.ca_pin) {
-                let file = join_file(token, pin)?;
-                option("--join-file", &file.to_string_lossy());
-            }
-        }
-        Ok(words)
+        start(&arguments(&self.config, &self.status.node_name, join_file.as_deref()), lines)
     }
 }
 
@@ -412,110 +385,6 @@ fn is_ready(line: &[u8]) -> bool {
     line.starts_with(b"bramble: up.")
         || line.starts_with(b"ready; the node is registered")
         || line.starts_with(b"ready; kubeconfig")
-}
-
-fn forward(stream: impl AsyncRead + Unpin + Send + 'static, lines: &mpsc::Sender<Vec<u8>>) {
-    let lines = lines.clone();
-    tokio::spawn(async move {
-        let mut stream = BufReader::new(stream);
-        let mut line = Vec::new();
-        while stream.read_until(b'\n', &mut line).await.is_ok_and(|length| length > 0) {
-            line.truncate(line.trim_ascii_end().len());
-            if lines.send(std::mem::take(&mut line)).await.is_err() {
-                return;
-            }
-        }
-    });
-}
-
-/// Starts this binary again, its lines told with the others'.
-fn start(words: &[String], lines: &mpsc::Sender<Vec<u8>>) -> io::Result<Pid> {
-    let mut command = Command::new("/proc/self/exe");
-    command.args(words).current_dir("/").env_clear().envs(BTreeMap::from([("PATH", "/bin")]));
-    if let Ok(level) = std::env::var("BRAMBLE_LOG") {
-        command.env("BRAMBLE_LOG", level);
-    }
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    if let Some(stdout) = child.stdout.take() {
-        forward(ChildStdout::from_std(stdout)?, lines);
-    }
-    if let Some(stderr) = child.stderr.take() {
-        forward(ChildStderr::from_std(stderr)?, lines);
-    }
-    // It is waited for with all others, by `reap`.
-    Ok(Pid::from_child(&child))
-}
-
-/// Copies the files of a folder that are not there yet, or were otherwise: the card is not written at each boot. Answers
-/// the copies. A folder that is missing has none.
-fn copy_new(from: &Path, to: &Path) -> io::Result<Vec<PathBuf>> {
-    fs::create_dir_all(to)?;
-    let mut copies = Vec::new();
-    for entry in fs::read_dir(from).into_iter().flatten().flatten() {
-        let (metadata, copy) = (entry.metadata()?, to.join(entry.file_name()));
-        let same = fs::metadata(&copy)
-            .is_ok_and(|old| old.len() == metadata.len() && old.modified().ok() == metadata.modified().ok());
-        if metadata.is_file() && !same {
-            fs::copy(entry.path(), &copy)?;
-            fs::File::options().write(true).open(&copy)?.set_modified(metadata.modified()?)?;
-            copies.push(copy);
-        }
-    }
-    copies.sort();
-    Ok(copies)
-}
-
-/// Buries children and orphans; tells how the daemon ended, if it was among them.
-fn reap(daemon: Option<Pid>) -> Option<String> {
-    let mut told = None;
-    while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
-        if Some(pid) == daemon {
-            told = Some(match (status.exit_status(), status.terminating_signal()) {
-                (Some(code), _) => format!("exit status {code}"),
-                (None, signal) => format!("signal {}", signal.unwrap_or_default()),
-            });
-        }
-    }
-    told
-}
-
-/// The supervisor ends its daemons in order; containers go on until then.
-async fn stop(daemon: Pid) {
-    let _ = kill_process(daemon, Signal::TERM);
-    let deadline = Instant::now() + END_PATIENCE;
-    while reap(Some(daemon)).is_none() && Instant::now() < deadline {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-/// Asks every process to end, and kills what has not by then.
-async fn end_all() {
-    for (ask, patience) in [(Signal::TERM, END_PATIENCE), (Signal::KILL, Duration::from_secs(2))] {
-        let deadline = Instant::now() + patience;
-        for pid in processes() {
-            let _ = kill_process(pid, ask);
-        }
-        while !processes().is_empty() && Instant::now() < deadline {
-            let _ = reap(None);
-            // Nothing tells of the end of other people's children.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-}
-
-/// Processes of programs: the kernel's own have no memory, shims end with their containers.
-fn processes() -> Vec<Pid> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let of_program = |pid: &i32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        *pid > 1 && !line.is_empty() && !is_shim(&line)
-    };
-    pids.filter(of_program).filter_map(Pid::from_raw).collect()
-}
-
-fn is_shim(command_line: &[u8]) -> bool {
-    command_line.split(|byte| *byte == 0).nth(1) == Some(bramble_runtime::SHIM_VERB.as_bytes())
 }
 
 fn finish(end: End) -> ! {
@@ -551,27 +420,5 @@ mod tests {
     fn readiness_is_what_the_daemons_say() {
         assert!(is_ready(b"bramble: up. export KUBECONFIG=/x") && is_ready(b"ready; the node is registered"));
         assert!(!is_ready(b"bramble: upside down") && !is_ready(b""));
-    }
-
-    #[test]
-    fn a_file_is_copied_once_and_again_when_it_changes() {
-        let dir = std::env::temp_dir().join(format!("bramble-additions-{}", std::process::id()));
-        let (from, to) = (dir.join("from"), dir.join("to"));
-        assert_eq!(copy_new(&from, &to).unwrap(), Vec::<PathBuf>::new());
-        fs::create_dir_all(from.join("folder")).unwrap();
-        fs::write(from.join("a"), "one").unwrap();
-        assert_eq!(copy_new(&from, &to).unwrap(), [to.join("a")]);
-        assert!(copy_new(&from, &to).unwrap().is_empty());
-        fs::write(from.join("a"), "other").unwrap();
-        assert_eq!(copy_new(&from, &to).unwrap(), [to.join("a")]);
-        assert_eq!(fs::read_to_string(to.join("a")).unwrap(), "other");
-        fs::remove_dir_all(dir).unwrap();
-    }
-
-    #[test]
-    fn shims_are_told_from_programs() {
-        let verb = bramble_runtime::SHIM_VERB;
-        assert!(is_shim(format!("/proc/self/exe\0{verb}\0/run/x\0").as_bytes()));
-        assert!(!is_shim(b"bramble\0agent\0"));
     }
 }
