@@ -1,7 +1,7 @@
 //! A flashed card in QEMU: an aarch64 board whose wire ends in a test board's namespace.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -56,10 +56,10 @@ impl Emulator {
         fs::create_dir_all(dir).expect("a folder");
         let text = |path: &Path| path.display().to_string();
         let mut command = board.command("qemu-system-aarch64");
-        command.args(["-display", "none", "-no-user-config", "-monitor"]);
-        let monitor = dir.join("monitor");
-        let _ = fs::remove_file(&monitor);
-        command.arg(format!("unix:{},server=on,wait=off", text(&monitor)));
+        command.args(["-display", "none", "-no-user-config", "-monitor", "none", "-qmp"]);
+        let socket = dir.join("qmp");
+        let _ = fs::remove_file(&socket);
+        command.arg(format!("unix:{},server=on,wait=off", text(&socket)));
         let console = format!("file:{}", text(&dir.join("console")));
         let card = format!("format=raw,file={}", text(power.card));
         match power.machine {
@@ -127,20 +127,29 @@ impl Emulator {
         }
     }
 
-    /// One line to QEMU's monitor.
-    fn monitor(&self, line: &str) {
-        let mut stream = UnixStream::connect(self.dir.join("monitor")).expect("the monitor");
-        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
-        writeln!(stream, "{line}").expect("written");
-        let mut bytes = [0; 4096];
-        let _ = stream.read(&mut bytes);
-        // The answer to the line itself comes after the greeting.
-        let _ = stream.read(&mut bytes);
+    /// A command without arguments, by QEMU's machine protocol. A line that is written and not waited for can be lost:
+    /// QEMU forgets what it has not read when the other side hangs up.
+    ///
+    /// # Panics
+    /// It is not obeyed.
+    fn execute(&self, command: &str) {
+        let mut stream = UnixStream::connect(self.dir.join("qmp")).expect("QEMU's socket");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("set");
+        let mut answers = BufReader::new(stream.try_clone().expect("a second handle")).lines();
+        for command in ["qmp_capabilities", command] {
+            writeln!(stream, "{{\"execute\": \"{command}\"}}").expect("written");
+            // The greeting and events come on the same wire.
+            let done = answers.by_ref().map(|line| line.expect("an answer")).find(|line| {
+                assert!(!line.contains("\"error\""), "{command}: {line}");
+                line.contains("\"return\"")
+            });
+            assert!(done.is_some(), "QEMU hung up before {command}");
+        }
     }
 
     /// The reset button: nothing is asked before.
     pub fn reset(&mut self) {
-        self.monitor("system_reset");
+        self.execute("system_reset");
         self.started = Instant::now();
     }
 }
