@@ -18,9 +18,10 @@ pub(crate) mod up;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use lexopt::prelude::*;
+
+use snapshot::options::SnapshotOptions;
 
 /// What `bramble` without words, or with `--help`, prints.
 pub(crate) const HELP: &str = "\
@@ -33,6 +34,7 @@ bramble - Kubernetes for small boards
   bramble check        say what this machine lacks, each with its cure, and what of the stores is damaged
   bramble token        create | list | revoke ID
   bramble snapshot     save FILE | inspect FILE | restore FILE   of the store
+                       list | fetch NAME FILE: of those that were taken by the clock
   bramble apply        PATH: manifests into this board's own cluster, a file or a folder
   bramble image        import FILE [NAME] | list | rm NAME
                        customise CARD.img [--config FILE] [--add FILE]...: its bramble.toml, manifests, archives
@@ -56,7 +58,10 @@ Options of up and controller
   --service-cidr CIDR       services                        (default 10.43.0.0/16)
   --snapshot-every TIME     such as 12h, 30m: snapshots by the clock, of root alone   (default: none)
   --snapshot-keep N         the newest ones stay            (default 5)
-  --snapshot-dir DIR        where                           (default <data dir>/snapshots)
+  --snapshot-dir DIR        where                           (default <data dir>/snapshots, if no bucket is named)
+  --snapshot-s3 URL         a bucket of S3 or its like: https://host[:port]/bucket[/prefix]
+  --snapshot-s3-credentials FILE   its keys, as the AWS tools keep them: root's alone
+  --snapshot-s3-region R    (default us-east-1)    --snapshot-s3-ca FILE   who signs its certificate
   --encryption-provider-config FILE   what is sealed at rest, as upstream's   (default: Secrets)
   --etcd-servers URL[,URL]  a shared etcd for several controllers (default: a file; needs a build with --features etcd)
   --etcd-cafile, --etcd-certfile, --etcd-keyfile FILE   for https:// URLs
@@ -139,6 +144,15 @@ pub(crate) enum SnapshotVerb {
     Inspect(PathBuf),
     /// Makes a store of it; there must be none.
     Restore(PathBuf),
+    /// Those that were taken by the clock.
+    List,
+    /// Brings one of them.
+    Fetch {
+        /// As `list` names it.
+        name: String,
+        /// A new file.
+        file: PathBuf,
+    },
 }
 
 /// `bramble image ...`.
@@ -224,12 +238,8 @@ pub(crate) struct Options {
     pub(crate) etcd: EtcdOptions,
     /// The token that these controllers share.
     pub(crate) token_file: Option<PathBuf>,
-    /// From one snapshot to the next, for a controller.
-    pub(crate) snapshot_every: Option<Duration>,
-    /// So many snapshots are kept.
-    pub(crate) snapshot_keep: usize,
-    /// The folder of snapshots; below the data directory by default.
-    pub(crate) snapshot_dir: Option<PathBuf>,
+    /// Snapshots by the clock, for a controller.
+    pub(crate) snapshots: SnapshotOptions,
     /// Registries spoken to without TLS.
     pub(crate) insecure_registries: Vec<String>,
     /// The board's resolvers.
@@ -287,9 +297,7 @@ impl Default for Options {
                 prefix: "/registry".into(),
             },
             token_file: None,
-            snapshot_every: None,
-            snapshot_keep: 5,
-            snapshot_dir: None,
+            snapshots: SnapshotOptions::default(),
             insecure_registries: Vec::new(),
             resolv_conf: "/etc/resolv.conf".into(),
             kubelet_port: 10250,
@@ -359,16 +367,17 @@ fn option(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Res
         "etcd-keyfile" => options.etcd.keyfile = Some(parser.value()?.into()),
         "etcd-prefix" => options.etcd.prefix = parser.value()?.string()?,
         "token-file" => options.token_file = Some(parser.value()?.into()),
-        "snapshot-every" => options.snapshot_every = Some(duration(&parser.value()?.string()?)?),
-        "snapshot-keep" => options.snapshot_keep = parser.value()?.parse()?,
-        "snapshot-dir" => options.snapshot_dir = Some(parser.value()?.into()),
         "insecure-registry" => options.insecure_registries.push(parser.value()?.string()?),
         "resolv-conf" => options.resolv_conf = parser.value()?.into(),
         "config" => options.config = Some(parser.value()?.into()),
         "add" => options.add.push(parser.value()?.into()),
         "card" => options.card = Some(parser.value()?.into()),
         "kubelet-port" => options.kubelet_port = parser.value()?.parse()?,
-        unknown => return Err(format!("unknown option --{unknown}; `bramble --help` lists them").into()),
+        other => {
+            if !options.snapshots.option(other, parser)? {
+                return Err(format!("unknown option --{other}; `bramble --help` lists them").into());
+            }
+        }
     }
     Ok(())
 }
@@ -380,22 +389,6 @@ fn migration(ends: (&str, &str)) -> Result<bool, lexopt::Error> {
         ("etcd", "file") => Ok(false),
         _ => Err("say `--from file --to etcd` or `--from etcd --to file`".into()),
     }
-}
-
-/// `90s`, `30m`, `12h`, `7d`.
-fn duration(text: &str) -> Result<Duration, lexopt::Error> {
-    let wrong = || lexopt::Error::from(format!("{text:?} is no time; write 90s, 30m, 12h or 7d"));
-    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let seconds = number.checked_mul(seconds).filter(|seconds| *seconds >= 10).ok_or_else(wrong)?;
-    Ok(Duration::from_secs(seconds))
 }
 
 /// The verb that the words name.
@@ -416,6 +409,10 @@ fn command(words: &[String], purge: bool, port: u16, ends: (&str, &str)) -> Resu
         ["snapshot", "save", file] => Command::Snapshot(SnapshotVerb::Save(file.into())),
         ["snapshot", "inspect", file] => Command::Snapshot(SnapshotVerb::Inspect(file.into())),
         ["snapshot", "restore", file] => Command::Snapshot(SnapshotVerb::Restore(file.into())),
+        ["snapshot", "list"] => Command::Snapshot(SnapshotVerb::List),
+        ["snapshot", "fetch", name, file] => {
+            Command::Snapshot(SnapshotVerb::Fetch { name: (*name).to_owned(), file: file.into() })
+        }
         ["store", "rotate"] => Command::Store(StoreVerb::Rotate),
         ["image", "import", path] => Command::Image(ImageVerb::Import { path: path.into(), name: None }),
         ["image", "import", path, name] => {
@@ -465,16 +462,6 @@ mod tests {
         let (_, options) = parsed("controller --etcd-servers https://a:2379,https://b:2379 --etcd-prefix /x").unwrap();
         assert_eq!(options.etcd.servers, ["https://a:2379", "https://b:2379"]);
         assert_eq!(options.etcd.prefix, "/x");
-    }
-
-    #[test]
-    fn times_are_read_and_what_wears_a_card_out_is_refused() {
-        let every =
-            |text: &str| parsed(&format!("up --snapshot-every {text}")).map(|(_, options)| options.snapshot_every);
-        assert_eq!(every("12h").unwrap(), Some(Duration::from_secs(43_200)));
-        for wrong in ["12", "h", "1s", "-1h", "99999999999999999999d", "ä"] {
-            assert!(every(wrong).is_err(), "{wrong}");
-        }
     }
 
     #[test]

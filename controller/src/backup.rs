@@ -1,24 +1,33 @@
-//! Shell: snapshots of the running store by the clock: the newest are kept, older ones go.
+//! Shell: snapshots of the running store by the clock, into a folder or a bucket: the newest are kept, older ones go.
 //!
-//! A snapshot is written under another name and takes its own when it is whole, so that a folder never holds half of one.
-//! Where a restart falls between two, the next one comes when it would have come: the names tell when the last was.
+//! A snapshot has its name only when it is whole, so that no place ever shows half of one. Where a restart falls between
+//! two, the next one comes when it would have come: the names tell when the last was. Each place goes by its own clock, so
+//! that a bucket out of reach does not keep the folder waiting.
+//!
+//! * [`folder`], [`bucket`]: the places; `bucket` speaks S3's protocol itself.
+//! * `names`: what a snapshot is called, and which are too many.
 
-use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bramble_store::{SnapshotError, Store};
+use tokio::runtime::Handle;
 
 use crate::serve::wall_clock;
 
+pub mod bucket;
+pub mod folder;
 mod names;
 
-use names::{excess, name_of, newest};
+pub use bucket::{Bucket, BucketError};
+
+use names::{excess, name_of, newest, time_of};
 
 /// After a failure it is tried again so soon, or sooner where snapshots are more frequent.
 const RETRY: Duration = Duration::from_secs(300);
+/// An upload of this age is nobody's any more.
+const ABANDONED: Duration = Duration::from_secs(86_400);
 
 /// When, how many, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,72 +36,117 @@ pub struct Schedule {
     pub every: Duration,
     /// So many are kept; at least one.
     pub keep: usize,
-    /// The folder; made for root alone where it is missing.
-    pub dir: PathBuf,
+    /// Where.
+    pub place: Place,
+}
+
+/// Where snapshots lie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Made for root alone where it is missing.
+    Folder(PathBuf),
+    /// It must be there.
+    Bucket(Bucket),
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Place::Folder(dir) => dir.display().fmt(formatter),
+            Place::Bucket(bucket) => bucket.fmt(formatter),
+        }
+    }
+}
+
+/// Why there is no new snapshot, or an old one is still there.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// The store could not be read, or the folder not be written.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// An old one could not be removed.
+    #[error("cannot remove a former snapshot")]
+    Remove(#[source] io::Error),
+    /// The bucket.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
 }
 
 /// Takes snapshots for ever.
 pub async fn run(store: Store, schedule: Schedule) {
-    let mut pause = first_pause(&schedule);
+    let place = &schedule.place;
+    let again = RETRY.min(schedule.every);
+    let mut pause = first_pause(&schedule).await.unwrap_or_else(|error| {
+        tracing::error!(error = &error as &dyn std::error::Error, %place, "cannot see former snapshots");
+        again
+    });
     loop {
         tokio::time::sleep(pause).await;
         let (store, task) = (store.clone(), schedule.clone());
         pause = match tokio::task::spawn_blocking(move || take(&store, &task)).await {
-            Ok(Ok(path)) => {
-                tracing::info!(path = %path.display(), "snapshot saved");
+            Ok(Ok(name)) => {
+                tracing::info!(name, %place, "snapshot saved");
                 schedule.every
             }
             Ok(Err(error)) => {
-                tracing::error!(error = &error as &dyn std::error::Error, dir = %schedule.dir.display(), "no snapshot");
-                RETRY.min(schedule.every)
+                tracing::error!(error = &error as &dyn std::error::Error, %place, "no snapshot");
+                again
             }
             Err(error) => {
-                tracing::error!(%error, "no snapshot");
-                RETRY.min(schedule.every)
+                tracing::error!(%error, %place, "no snapshot");
+                again
             }
         };
     }
 }
 
-fn first_pause(schedule: &Schedule) -> Duration {
-    let last = newest(&entries(&schedule.dir));
+async fn first_pause(schedule: &Schedule) -> Result<Duration, BackupError> {
+    let there = match &schedule.place {
+        Place::Folder(dir) => folder::list(dir),
+        Place::Bucket(bucket) => bucket.list().await?,
+    };
+    let last = newest(there.iter().map(|(name, _)| name.as_str()));
     // A last one from the future is a clock that was wrong; then the next comes after a whole period.
     let since = last.map_or(schedule.every, |last| wall_clock().saturating_sub(Duration::from_secs(last)));
-    schedule.every.saturating_sub(since)
+    Ok(schedule.every.saturating_sub(since))
 }
 
-fn entries(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+/// One snapshot, and the end of those that are too many. Blocks; needs a running event loop.
+fn take(store: &Store, schedule: &Schedule) -> Result<String, BackupError> {
+    let now = wall_clock();
+    let name = name_of(now.as_secs());
+    match &schedule.place {
+        Place::Folder(dir) => {
+            folder::save(dir, &name, store)?;
+            for old in excess(folder::list(dir), schedule.keep) {
+                folder::remove(dir, &old).map_err(BackupError::Remove)?;
+            }
+        }
+        Place::Bucket(bucket) => {
+            upload(bucket, &name, store)?;
+            let abandoned = now.saturating_sub(ABANDONED).as_secs();
+            Handle::current().block_on(async {
+                for old in excess(bucket.list().await?, schedule.keep) {
+                    bucket.remove(&old).await?;
+                }
+                bucket.sweep(|name| time_of(name).is_some_and(|time| time < abandoned)).await
+            })?;
+        }
+    }
+    Ok(name)
 }
 
-/// One snapshot, and the end of those that are too many.
-fn take(store: &Store, schedule: &Schedule) -> Result<PathBuf, SnapshotError> {
-    let dir = &schedule.dir;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let path = dir.join(name_of(wall_clock().as_secs()));
-    let half = dir.join("snapshot.part");
-    let written = File::options().create(true).truncate(true).write(true).mode(0o600).open(&half);
-    let result = written.map_err(SnapshotError::from).and_then(|file| {
-        let revision = store.snapshot(io::BufWriter::new(&file))?;
-        file.sync_all()?;
-        Ok(revision)
-    });
-    if let Err(error) = result {
-        // A full disk gets its space back.
-        let _ = fs::remove_file(&half);
-        return Err(error);
-    }
-    fs::rename(&half, &path)?;
-    File::open(dir)?.sync_all()?;
-    for old in excess(&entries(dir), schedule.keep) {
-        fs::remove_file(dir.join(old))?;
-    }
-    Ok(path)
+fn upload(bucket: &Bucket, name: &str, store: &Store) -> Result<(), BackupError> {
+    let mut upload = bucket.upload(name)?;
+    let written = store.snapshot(&mut upload).map_err(BackupError::from);
+    let finished = written.and_then(|_| upload.finish().map_err(BackupError::from));
+    finished.map_err(|error| upload.abort().map_or(error, BackupError::from))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
+
     use bramble_store::{Config, Durability, Precondition, Write, inspect};
 
     use super::*;
@@ -103,20 +157,21 @@ mod tests {
         let store = Store::open(Config::memory()).unwrap();
         let write = Write::put("configmaps/default/a", Precondition::Absent, "1");
         store.write(vec![write], Durability::Durable).await.unwrap();
-        let schedule = Schedule { every: Duration::from_secs(3600), keep: 2, dir: dir.clone() };
+        let schedule = Schedule { every: Duration::from_secs(3600), keep: 2, place: Place::Folder(dir.clone()) };
         fs::create_dir_all(&dir).unwrap();
         let now = wall_clock().as_secs();
         for age in [7000, 9000, 12_000] {
             fs::write(dir.join(name_of(now - age)), "old").unwrap();
         }
         fs::write(dir.join("notes.txt"), "mine").unwrap();
-        assert_eq!(first_pause(&schedule), Duration::ZERO, "the last one is too old");
-        let path = take(&store, &schedule).unwrap();
-        assert_eq!(inspect(File::open(&path).unwrap()).unwrap().records, 1);
-        let mut left = entries(&dir);
+        assert_eq!(first_pause(&schedule).await.unwrap(), Duration::ZERO, "the last one is too old");
+        let name = take(&store, &schedule).unwrap();
+        assert_eq!(inspect(File::open(dir.join(&name)).unwrap()).unwrap().records, 1);
+        let entries = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut left: Vec<String> = entries.collect();
         left.sort();
-        assert_eq!(left, [name_of(now - 7000), path.file_name().unwrap().to_str().unwrap().into(), "notes.txt".into()]);
-        let pause = first_pause(&schedule);
+        assert_eq!(left, [name_of(now - 7000), name, "notes.txt".into()]);
+        let pause = first_pause(&schedule).await.unwrap();
         assert!(pause > Duration::from_secs(3500) && pause <= Duration::from_secs(3600), "{pause:?}");
         fs::remove_dir_all(dir).unwrap();
     }
@@ -124,7 +179,8 @@ mod tests {
     #[test]
     fn a_folder_that_cannot_be_made_is_an_error_and_leaves_nothing() {
         let store = Store::open(Config::memory()).unwrap();
-        let schedule = Schedule { every: Duration::from_secs(1), keep: 1, dir: "/proc/version/x".into() };
-        assert!(matches!(take(&store, &schedule), Err(SnapshotError::Io(_))));
+        let place = Place::Folder("/proc/version/x".into());
+        let schedule = Schedule { every: Duration::from_secs(1), keep: 1, place };
+        assert!(matches!(take(&store, &schedule), Err(BackupError::Snapshot(SnapshotError::Io(_)))));
     }
 }

@@ -65,7 +65,7 @@ pub struct Options {
     /// Upstream's EncryptionConfiguration; without one, Secrets are sealed with a key of our own.
     pub encryption_provider_config: Option<PathBuf>,
     /// Snapshots by the clock, where somebody wants them.
-    pub snapshots: Option<Schedule>,
+    pub snapshots: Vec<Schedule>,
     /// An etcd that several controllers share, in place of a file of this board's.
     pub etcd: Option<EtcdServers>,
     /// The token that these controllers share; without one, `cluster-token` in the data directory.
@@ -86,7 +86,7 @@ impl Options {
             node_port_range: 30_000..=32_767,
             join_file: None,
             encryption_provider_config: None,
-            snapshots: None,
+            snapshots: Vec::new(),
             etcd: None,
             token_file: None,
         }
@@ -215,7 +215,7 @@ pub async fn run(options: Options, ready: impl FnOnce(Ready)) -> Result<(), Serv
     let mut tasks = JoinSet::new();
     let registry = front.api.registry().clone();
     tasks.spawn(async move { registry.expire_events().await });
-    if let Some(schedule) = &options.snapshots {
+    for schedule in &options.snapshots {
         tasks.spawn(backup::run(store.clone(), schedule.clone()));
     }
     tasks.spawn(encryption.services()?.follow(store));

@@ -11,6 +11,7 @@
 //! | `kubectl.rs` | kubectl's verbs, oldest and newest; who may see what |
 //! | `streams.rs` | exec, attach, cp, port-forward, run, logs with every kubectl |
 //! | `survival.rs` | `kill -9` of everything at bad moments harms no container and leaves nothing |
+//! | `backup.rs` | snapshots by the clock, in a folder and in a bucket |
 //! | `controllers.rs` | several controllers over one etcd; a board with the leader dies |
 //! | `boards.rs` | several boards: joining, pods and Services across links, pulled plugs |
 //! | `../benches/figures.rs` | nothing: it prints the figures |
@@ -18,6 +19,7 @@
 //! | `apps.rs` | images, pods, Services with nginx and Redis from Debian packages |
 
 pub mod board;
+pub mod bucket;
 pub mod client;
 pub mod emulator;
 pub mod etcd;

@@ -128,14 +128,23 @@ pub(crate) fn controller_options(options: &Options) -> anyhow::Result<bramble_co
     settings.cluster_cidr.clone_from(&options.cluster_cidr);
     settings.join_file.clone_from(&options.join_file);
     settings.encryption_provider_config.clone_from(&options.encryption_provider_config);
-    settings.snapshots = options.snapshot_every.map(|every| bramble_controller::backup::Schedule {
-        every,
-        keep: options.snapshot_keep,
-        dir: options.snapshot_dir.clone().unwrap_or_else(|| options.data_dir.join("snapshots")),
-    });
+    settings.snapshots = schedules(options)?;
     settings.etcd = Some(etcd_servers(options)).filter(|etcd| !etcd.servers.is_empty());
     settings.token_file.clone_from(&options.token_file);
     Ok(settings)
+}
+
+/// Snapshots by the clock: one schedule for each place.
+#[cfg(feature = "controller")]
+fn schedules(options: &Options) -> anyhow::Result<Vec<bramble_controller::backup::Schedule>> {
+    use bramble_controller::backup::{Place, Schedule};
+    let snapshots = &options.snapshots;
+    let folder = snapshots.folder(&options.data_dir).map(Place::Folder);
+    let places = folder.into_iter().chain(snapshots.bucket()?.map(Place::Bucket));
+    let every = snapshots.every.into_iter();
+    let keep = snapshots.keep;
+    let all = every.flat_map(|every| places.clone().map(move |place| Schedule { every, keep, place }));
+    Ok(all.collect())
 }
 
 #[cfg(feature = "controller")]

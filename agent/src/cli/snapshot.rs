@@ -13,6 +13,8 @@ use http_body_util::BodyExt;
 
 use super::{Options, SnapshotVerb, admin, up};
 
+pub(crate) mod options;
+
 const PATH: &str = "/bramble/v1/store/snapshot";
 /// How often a line of progress is printed.
 const PROGRESS_PERIOD: Duration = Duration::from_secs(1);
@@ -29,7 +31,53 @@ pub(crate) fn snapshot(verb: SnapshotVerb, options: &Options) -> anyhow::Result<
             Ok(ExitCode::SUCCESS)
         }
         SnapshotVerb::Restore(file) => put_back(&file, options),
+        SnapshotVerb::List => list(options),
+        SnapshotVerb::Fetch { name, file } => fetch(&name, &file, options),
     }
+}
+
+#[cfg(feature = "controller")]
+fn list(options: &Options) -> anyhow::Result<ExitCode> {
+    let mut found = Vec::new();
+    if let Some(dir) = options.snapshots.folder(&options.data_dir) {
+        let there = bramble_controller::backup::folder::list(&dir);
+        found.extend(there.into_iter().map(|(name, size)| (name, size, dir.display().to_string())));
+    }
+    if let Some(bucket) = options.snapshots.bucket()? {
+        let there = admin::block_on(async { Ok(bucket.list().await?) })?;
+        found.extend(there.into_iter().map(|(name, size)| (name, size, bucket.to_string())));
+    }
+    found.sort();
+    println!("{:<42} {:>12}  PLACE", "NAME", "BYTES");
+    for (name, size, place) in found {
+        println!("{name:<42} {size:>12}  {place}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// From the bucket if one is named, else from the folder.
+#[cfg(feature = "controller")]
+fn fetch(name: &str, file: &Path, options: &Options) -> anyhow::Result<ExitCode> {
+    let bucket = options.snapshots.bucket()?;
+    let folder = options.snapshots.folder(&options.data_dir).unwrap_or_default();
+    into_new(file, |out| match &bucket {
+        Some(bucket) => admin::block_on(async { Ok(bucket.fetch(name, out).await?) }),
+        None => {
+            let path = folder.join(name);
+            let mut from = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+            io::copy(&mut from, out).map(|_| ()).context("cannot copy")
+        }
+    })
+}
+
+#[cfg(not(feature = "controller"))]
+fn list(_options: &Options) -> anyhow::Result<ExitCode> {
+    bail!("this is a worker-only build; snapshots are the controller's")
+}
+
+#[cfg(not(feature = "controller"))]
+fn fetch(_name: &str, _file: &Path, _options: &Options) -> anyhow::Result<ExitCode> {
+    bail!("this is a worker-only build; snapshots are the controller's")
 }
 
 fn print_summary(file: &Path, summary: &Summary) {
@@ -86,28 +134,52 @@ fn look(file: &Path) -> anyhow::Result<Summary> {
     inspect(open(file, "checked")?).with_context(|| format!("{} cannot be used", file.display()))
 }
 
-/// Under another name first, and checked, so that a file of that name is always a whole snapshot.
 fn save(file: &Path, options: &Options) -> anyhow::Result<ExitCode> {
+    into_new(file, |out| {
+        admin::block_on(async {
+            let mut body = admin::link(&options.data_dir)?.open(PATH).await?;
+            while let Some(frame) = body.frame().await {
+                if let Ok(bytes) = frame.context("the controller broke off")?.into_data() {
+                    out.write_all(&bytes).context("cannot write")?;
+                }
+            }
+            Ok(())
+        })
+    })
+}
+
+/// A file that tells how much of it there is.
+struct Growing {
+    file: File,
+    progress: Progress,
+}
+
+impl Write for Growing {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.progress.add(written);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+/// Under another name first, and checked, so that a file of that name is always a whole snapshot.
+fn into_new(file: &Path, fill: impl FnOnce(&mut Growing) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
     if file.exists() {
         bail!("{} exists", file.display());
     }
     let part = PathBuf::from(format!("{}.part", file.display()));
     let cannot = || format!("cannot write {}", part.display());
     let _ = fs::remove_file(&part);
-    let mut out = File::options().write(true).create_new(true).mode(0o600).open(&part).with_context(cannot)?;
-    admin::block_on(async {
-        let mut body = admin::link(&options.data_dir)?.open(PATH).await?;
-        let mut progress = Progress::new("saved", None);
-        while let Some(frame) = body.frame().await {
-            if let Ok(bytes) = frame.context("the controller broke off")?.into_data() {
-                out.write_all(&bytes).with_context(cannot)?;
-                progress.add(bytes.len());
-            }
-        }
-        Ok(())
+    let out = File::options().write(true).create_new(true).mode(0o600).open(&part).with_context(cannot)?;
+    let mut out = Growing { file: out, progress: Progress::new("saved", None) };
+    let filled = fill(&mut out).and_then(|()| out.file.sync_all().with_context(cannot)).and_then(|()| look(&part));
+    let summary = filled.inspect_err(|_| {
+        let _ = fs::remove_file(&part);
     })?;
-    out.sync_all().with_context(cannot)?;
-    let summary = look(&part)?;
     fs::rename(&part, file).with_context(cannot)?;
     print_summary(file, &summary);
     Ok(ExitCode::SUCCESS)

@@ -181,13 +181,7 @@ fn children(options: &Options) -> anyhow::Result<Vec<Child>> {
     if let Some(address) = &options.advertise_address {
         controller.extend(["--advertise-address".into(), address.clone()]);
     }
-    if let Some(every) = options.snapshot_every {
-        controller.extend(["--snapshot-every".into(), format!("{}s", every.as_secs())]);
-        controller.extend(["--snapshot-keep".into(), options.snapshot_keep.to_string()]);
-    }
-    if let Some(path) = &options.snapshot_dir {
-        controller.extend(["--snapshot-dir".into(), text(path)?]);
-    }
+    controller.extend(options.snapshots.flags()?);
     if let Some(path) = &options.encryption_provider_config {
         controller.extend(["--encryption-provider-config".into(), text(path)?]);
     }

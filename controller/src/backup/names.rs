@@ -12,22 +12,27 @@ pub(super) fn name_of(seconds: u64) -> String {
 }
 
 /// Unix seconds of a snapshot by its name.
-fn time_of(name: &str) -> Option<u64> {
+pub(super) fn time_of(name: &str) -> Option<u64> {
     let time = name.strip_prefix(START)?.strip_suffix(END)?;
     let (day, clock) = time.split_once('T')?;
     u64::try_from(parse(&format!("{day}T{}", clock.replace('-', ":")))?).ok()
 }
 
-/// When the newest was taken.
-pub(super) fn newest(names: &[String]) -> Option<u64> {
-    names.iter().filter_map(|name| time_of(name)).max()
+/// What has another name is nobody's to count or to remove.
+pub(super) fn is_ours(name: &str) -> bool {
+    time_of(name).is_some()
 }
 
-/// The oldest ones beyond `keep`; what is no snapshot of ours is nobody's to remove.
-pub(super) fn excess(names: &[String], keep: usize) -> Vec<String> {
-    let mut ours: Vec<&String> = names.iter().filter(|name| time_of(name).is_some()).collect();
+/// When the newest was taken.
+pub(super) fn newest<'a>(names: impl Iterator<Item = &'a str>) -> Option<u64> {
+    names.filter_map(time_of).max()
+}
+
+/// The oldest ones beyond `keep`, of names and sizes.
+pub(super) fn excess(there: Vec<(String, u64)>, keep: usize) -> Vec<String> {
+    let mut ours: Vec<String> = there.into_iter().map(|(name, _)| name).filter(|name| is_ours(name)).collect();
     ours.sort_by_key(|name| std::cmp::Reverse(time_of(name)));
-    ours.into_iter().skip(keep.max(1)).cloned().collect()
+    ours.into_iter().skip(keep.max(1)).collect()
 }
 
 #[cfg(test)]
@@ -46,9 +51,10 @@ mod tests {
     #[test]
     fn the_oldest_go_and_one_always_stays() {
         let names: Vec<String> = [30, 10, 20].map(name_of).into_iter().chain(["notes".to_owned()]).collect();
-        assert_eq!(excess(&names, 2), [name_of(10)]);
-        assert_eq!(excess(&names, 0), [name_of(20), name_of(10)]);
-        assert!(excess(&names, 9).is_empty());
-        assert_eq!(newest(&names), Some(30));
+        let there = || names.iter().map(|name| (name.clone(), 1)).collect();
+        assert_eq!(excess(there(), 2), [name_of(10)]);
+        assert_eq!(excess(there(), 0), [name_of(20), name_of(10)]);
+        assert!(excess(there(), 9).is_empty());
+        assert_eq!(newest(names.iter().map(String::as_str)), Some(30));
     }
 }
