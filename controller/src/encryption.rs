@@ -180,22 +180,24 @@ impl Encryption {
 pub struct Services(Vec<(Place, Option<String>)>);
 
 impl Services {
-    /// Asks for ever, once a minute; ends at once where there are none.
-    pub async fn follow(mut self, store: Store) {
+    /// Asks for ever, once a minute, and tells whether all are well; ends at once where there are none.
+    pub async fn follow(mut self, store: Store, well: impl Fn(bool)) {
         while !self.0.is_empty() {
-            self.ask(&store).await;
+            let (all_well, _) = self.ask(&store).await;
+            well(all_well);
             tokio::time::sleep(STATUS_PERIOD).await;
         }
     }
 
-    /// Asks each once; where one uses another key than before, everything is sealed anew.
-    async fn ask(&mut self, store: &Store) -> Option<Rotation> {
-        let mut rotation = None;
+    /// Asks each once, and whether all are well; where one uses another key than before, everything is sealed anew.
+    async fn ask(&mut self, store: &Store) -> (bool, Option<Rotation>) {
+        let (mut all_well, mut rotation) = (true, None);
         for (place, last) in &mut self.0 {
             let id = match kms::key_id(place).await {
                 Ok(id) => id,
                 Err(error) => {
                     tracing::warn!(service = place.name, %error, "the key service does not answer");
+                    all_well = false;
                     continue;
                 }
             };
@@ -204,13 +206,14 @@ impl Services {
                     Ok(done) => rotation = Some(done),
                     Err(error) => {
                         tracing::error!(service = place.name, %error, "its new key could not be taken up");
+                        all_well = false;
                         continue;
                     }
                 }
             }
             *last = Some(id);
         }
-        rotation
+        (all_well, rotation)
     }
 }
 

@@ -218,7 +218,9 @@ pub async fn run(options: Options, ready: impl FnOnce(Ready)) -> Result<(), Serv
     for schedule in &options.snapshots {
         tasks.spawn(backup::run(store.clone(), schedule.clone()));
     }
-    tasks.spawn(encryption.services()?.follow(store));
+    let api = front.api.clone();
+    let well = move |all_well| api.readiness().set("kms-providers", all_well);
+    tasks.spawn(encryption.services()?.follow(store, well));
     let admin = front.client("system:apiserver");
     let first = options.ranges();
     let facts = Facts {

@@ -169,6 +169,8 @@ impl Store {
     #[cfg(feature = "etcd")]
     fn over_etcd(config: Config, etcd: &crate::config::Etcd) -> Result<Store, OpenError> {
         let (shared, engine) = Engine::open(config, etcd)?;
+        // Nobody empties it: who asks the writer by mistake is refused, not left waiting.
+        shared.queue.close();
         Ok(Store { handle: Arc::new(Handle { shared, writer: Mutex::default(), etcd: Some(engine) }) })
     }
 

@@ -32,8 +32,12 @@ pub(crate) fn check(options: &Options) -> anyhow::Result<ExitCode> {
         println!("{missing} necessary thing(s) missing; `bramble up` would not work");
         return Ok(ExitCode::FAILURE);
     }
+    if !stores {
+        println!("the machine lacks nothing, but a store is damaged: see above");
+        return Ok(ExitCode::FAILURE);
+    }
     println!("this machine can run Bramble");
-    Ok(if stores { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What `bramble up` asks before it touches anything; ports and disk are left to those who use them.

@@ -199,10 +199,14 @@ async fn a_kms_plugin_wraps_the_data_keys() {
     assert!(reads(&store).await);
     // The plugin's key changes: what it says next makes everything sealed anew.
     let mut known = encryption.services().unwrap();
-    assert_eq!(known.ask(&store).await, None);
+    assert_eq!(known.ask(&store).await, (true, None));
     *fake.0.lock().unwrap() = 2;
-    assert_eq!(known.ask(&store).await, Some(Rotation { resealed: 1, keys_removed: 1 }));
-    assert_eq!(known.ask(&store).await, None);
+    assert_eq!(known.ask(&store).await, (true, Some(Rotation { resealed: 1, keys_removed: 1 })));
+    assert_eq!(known.ask(&store).await, (true, None));
+    assert!(reads(&store).await);
+    // A plugin that is away is told; what was opened before still reads.
+    std::fs::remove_file(dir.join("kms.sock")).unwrap();
+    assert_eq!(known.ask(&store).await, (false, None));
     assert!(reads(&store).await);
     std::fs::remove_dir_all(dir).unwrap();
 }
