@@ -61,8 +61,8 @@ pub struct Options {
     pub dns_addresses: Vec<IpAddr>,
     /// `cluster.local`.
     pub cluster_domain: String,
-    /// Registries that speak plain HTTP, `host[:port]`.
-    pub insecure_registries: Vec<String>,
+    /// How registries are reached; below the data directory `certs.d` may hold further authorities.
+    pub registries: Registries,
     /// The board's resolvers: for foreign names, and for pods whose DNS policy is `Default`.
     pub resolv_conf: PathBuf,
     /// Where the kubelet's server listens.
@@ -123,10 +123,8 @@ struct Agent {
 impl Agent {
     fn open(options: Options, network: Network) -> Result<Self, AgentError> {
         let runtime = open_runtime(&options.instance).map_err(|error| AgentError::Host(error.chain()))?;
-        let registries = Registries {
-            insecure: options.insecure_registries.clone(),
-            authorities: Some(options.instance.data_dir.join("certs.d")),
-        };
+        let registries =
+            Registries { authorities: Some(options.instance.data_dir.join("certs.d")), ..options.registries.clone() };
         let images = BoardImages::open(&options.instance.data_dir, registries)
             .map_err(|error| AgentError::Host(crate::images::chain(&error)))?;
         let transport = Arc::new(LateTransport::default());

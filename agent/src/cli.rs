@@ -69,6 +69,8 @@ Options of up and controller
   --token-file FILE         what these controllers share    (default: cluster-token in the first one's data directory)
 Options of up and agent
   --insecure-registry HOST[:PORT]   plain HTTP for this registry only; repeatable
+  --registry-mirror REGISTRY=URL    asked before the registry, in the order given; * is for all others; repeatable
+  --registry-ca HOST[:PORT]=FILE    who signs a registry's or mirror's certificate, in PEM; repeatable
   --resolv-conf FILE                resolvers of foreign names (default /etc/resolv.conf)
   --kubelet-port PORT               (default 10250)
 Logging: BRAMBLE_LOG=error|warn|info|debug|trace (default info)
@@ -242,6 +244,10 @@ pub(crate) struct Options {
     pub(crate) snapshots: SnapshotOptions,
     /// Registries spoken to without TLS.
     pub(crate) insecure_registries: Vec<String>,
+    /// `registry=url` of mirrors.
+    pub(crate) registry_mirrors: Vec<String>,
+    /// `host=file` of who signs their certificates.
+    pub(crate) registry_authorities: Vec<String>,
     /// The board's resolvers.
     pub(crate) resolv_conf: PathBuf,
     /// Port of the kubelet's HTTP server.
@@ -299,6 +305,8 @@ impl Default for Options {
             token_file: None,
             snapshots: SnapshotOptions::default(),
             insecure_registries: Vec::new(),
+            registry_mirrors: Vec::new(),
+            registry_authorities: Vec::new(),
             resolv_conf: "/etc/resolv.conf".into(),
             kubelet_port: 10250,
             card: None,
@@ -368,6 +376,8 @@ fn option(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Res
         "etcd-prefix" => options.etcd.prefix = parser.value()?.string()?,
         "token-file" => options.token_file = Some(parser.value()?.into()),
         "insecure-registry" => options.insecure_registries.push(parser.value()?.string()?),
+        "registry-mirror" => options.registry_mirrors.push(parser.value()?.string()?),
+        "registry-ca" => options.registry_authorities.push(parser.value()?.string()?),
         "resolv-conf" => options.resolv_conf = parser.value()?.into(),
         "config" => options.config = Some(parser.value()?.into()),
         "add" => options.add.push(parser.value()?.into()),

@@ -4,6 +4,8 @@
 
 pub mod challenge;
 pub mod credential;
+pub mod mirrors;
+mod registries;
 mod registry;
 mod stream;
 
@@ -17,7 +19,8 @@ use bramble_runtime::reference::Reference;
 use tokio::sync::Semaphore;
 
 use crate::pods::{ImageConfig, ImageRef, ImageRequest, Images, NodeImage, Pending, PullError, PullPolicy};
-pub use registry::Registries;
+use mirrors::Endpoint;
+pub use registries::{AuthorityFile, Registries};
 use registry::{FetchError, Registry};
 
 /// Two pulls at once hide one registry's latency behind the other's unpacking; more would only share one card.
@@ -104,18 +107,45 @@ impl BoardImages {
             return Err(PullError::NeverPull(request.reference.clone()));
         }
         let _slot = self.slots.acquire().await;
-        let credentials = credential::matching(&request.credentials, &reference);
+        let mut passed_over = String::new();
+        for mirror in self.registries.mirrors.of(&reference.registry) {
+            match self.pull_from(&mirror, request, &reference).await {
+                Ok((image, pulled)) => return Ok(describe(&image, &reference, pulled)),
+                Err(error) => {
+                    tracing::info!(%reference, mirror = mirror.host, error = chain(&error), "the mirror is passed over");
+                    passed_over.push_str(&format!("; its mirror {}: {}", mirror.host, chain(&error)));
+                }
+            }
+        }
+        let itself = self.registries.itself(&reference.registry);
+        let result = self.pull_from(&itself, request, &reference).await;
+        let (image, pulled) = result.map_err(|error| failure(&reference, error, &passed_over))?;
+        Ok(describe(&image, &reference, pulled))
+    }
+
+    /// From one place, with what the pod has for it: a registry's secret is never shown to its mirror.
+    async fn pull_from(
+        &self,
+        endpoint: &Endpoint,
+        request: &ImageRequest,
+        reference: &Reference,
+    ) -> Result<(Image, bool), FetchError> {
+        let mut asked = reference.clone();
+        if endpoint.instead_of.is_some() {
+            asked.registry.clone_from(&endpoint.host);
+        }
+        let credentials = credential::matching(&request.credentials, &asked);
         // A wrong secret must not hide a public image, and the right one may be the second: upstream tries each in turn.
         let mut result = Err(FetchError::Denied(String::new()));
         for credential in credentials.into_iter().map(Some).chain([None]) {
-            let mut registry = Registry::new(Arc::clone(&self.registries), reference.clone(), credential.cloned());
-            result = self.pull(&reference, &mut registry).await;
+            let registries = Arc::clone(&self.registries);
+            let mut registry = Registry::new(registries, endpoint.clone(), reference.clone(), credential.cloned());
+            result = self.pull(reference, &mut registry).await;
             if !matches!(result, Err(FetchError::Denied(_))) {
                 break;
             }
         }
-        let (image, pulled) = result.map_err(|error| failure(&reference, error))?;
-        Ok(describe(&image, &reference, pulled))
+        result
     }
 
     /// One attempt; also says whether a layer was fetched.
@@ -166,8 +196,8 @@ fn invalid(request: &ImageRequest, error: &bramble_runtime::reference::Reference
     format!("Failed to apply default image tag {:?}: {error}", request.reference)
 }
 
-fn failure(reference: &Reference, error: FetchError) -> PullError {
-    let message = format!("failed to pull and unpack image \"{reference}\": {}", chain(&error));
+fn failure(reference: &Reference, error: FetchError, mirrors: &str) -> PullError {
+    let message = format!("failed to pull and unpack image \"{reference}\": {}{mirrors}", chain(&error));
     match error {
         FetchError::Unreachable { .. } => PullError::RegistryUnavailable(message),
         _ => PullError::Failed(message),

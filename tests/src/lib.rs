@@ -15,7 +15,7 @@
 //! | `controllers.rs` | several controllers over one etcd; a board with the leader dies |
 //! | `boards.rs` | several boards: joining, pods and Services across links, pulled plugs |
 //! | `../benches/figures.rs` | nothing: it prints the figures |
-//! | `../src/bin/boot-test.rs` | a card's image boots in an emulator, joins, serves, is updated; run by `images/boot-test` |
+//! | `../src/bin/boot-test/` | a card's image boots in an emulator, joins, serves, is updated; run by `images/boot-test` |
 //! | `apps.rs` | images, pods, Services with nginx and Redis from Debian packages |
 
 pub mod board;

@@ -1,9 +1,10 @@
-//! Debian's `docker-registry` inside a board's network namespace, with a user and a password.
+//! Debian's `docker-registry` inside a board's network namespace, with a user and a password, with or without TLS.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::json;
 
 use crate::board::Board;
@@ -23,6 +24,8 @@ const HTPASSWD: &str = "alice:$2y$05$abcdefghijklmnopqrstuuXXtqhgohfmDMgaglYvdSv
 pub struct Registry<'a> {
     board: &'a Board,
     dir: PathBuf,
+    port: u16,
+    secure: bool,
     child: Child,
 }
 
@@ -33,16 +36,33 @@ impl<'a> Registry<'a> {
     /// It does not.
     #[must_use]
     pub fn start(board: &'a Board) -> Self {
+        Self::start_at(board, PORT, false)
+    }
+
+    /// One more at another port; a secure one has a certificate of an authority of its own, see [`Self::authority`].
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn start_at(board: &'a Board, port: u16, secure: bool) -> Self {
         need("docker-registry", "docker-registry");
         need("curl", "curl");
-        let dir = board.dir().join("registry");
+        let dir = board.dir().join(format!("registry-{port}"));
         fs::create_dir_all(&dir).expect("a directory");
         fs::write(dir.join("htpasswd"), HTPASSWD).expect("written");
+        let mut http = json!({"addr": format!(":{port}")});
+        if secure {
+            // Who starts it again trusts it still.
+            if !dir.join("ca.crt").exists() {
+                make_certificate(&dir);
+            }
+            http["tls"] = json!({"certificate": dir.join("tls.crt"), "key": dir.join("tls.key")});
+        }
         let config = json!({
             "version": "0.1",
             "log": {"level": "error", "accesslog": {"disabled": true}},
             "storage": {"filesystem": {"rootdirectory": dir.join("storage")}},
-            "http": {"addr": format!(":{PORT}")},
+            "http": http,
             "auth": {"htpasswd": {"realm": "tests", "path": dir.join("htpasswd")}},
         });
         // JSON is YAML.
@@ -51,7 +71,7 @@ impl<'a> Registry<'a> {
         let mut serve = board.command("docker-registry");
         serve.arg("serve").arg(dir.join("config.yml")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let child = serve.spawn().expect("docker-registry starts");
-        let registry = Self { board, dir, child };
+        let registry = Self { board, dir, port, secure, child };
         board.eventually("the registry answers", 20, || {
             let answer = output(registry.curl().args(["-o", "/dev/null", &registry.url("")]));
             answer.status.success().then_some(())
@@ -62,16 +82,27 @@ impl<'a> Registry<'a> {
     /// `host:port` as image names begin.
     #[must_use]
     pub fn host(&self) -> String {
-        format!("127.0.0.1:{PORT}")
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Who signed a secure one's certificate.
+    #[must_use]
+    pub fn authority(&self) -> PathBuf {
+        self.dir.join("ca.crt")
     }
 
     fn url(&self, rest: &str) -> String {
-        format!("http://{}/v2/{rest}", self.host())
+        let scheme = if self.secure { "https" } else { "http" };
+        format!("{scheme}://{}/v2/{rest}", self.host())
     }
 
     fn curl(&self) -> Command {
         let mut curl = self.board.command("curl");
-        curl.args(["-sSf", "--max-time", "30", "-u", &format!("{USER}:{PASSWORD}")]);
+        // Over TLS too headers are spelled as `put_blobs` reads them.
+        curl.args(["-sSf", "--http1.1", "--max-time", "30", "-u", &format!("{USER}:{PASSWORD}")]);
+        if self.secure {
+            curl.arg("--cacert").arg(self.authority());
+        }
         curl
     }
 
@@ -142,6 +173,21 @@ impl<'a> Registry<'a> {
         let _ = succeed(put.arg(self.url(&format!("{repository}/manifests/{name}"))));
         blob
     }
+}
+
+fn make_certificate(dir: &Path) {
+    let write = |name: &str, text: String| fs::write(dir.join(name), text).expect("written");
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Apart from the name that certificates get without one: whose issuer has its own name is taken for its own issuer.
+    params.distinguished_name.push(DnType::CommonName, "registry-ca");
+    let key = KeyPair::generate().expect("a key");
+    write("ca.crt", params.self_signed(&key).expect("a certificate").pem());
+    let issuer = Issuer::new(params, key);
+    let own = KeyPair::generate().expect("a key");
+    let params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("an address");
+    write("tls.crt", params.signed_by(&own, &issuer).expect("a certificate").pem());
+    write("tls.key", own.serialize_pem());
 }
 
 impl Drop for Registry<'_> {

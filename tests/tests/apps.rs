@@ -8,6 +8,8 @@ use bramble_tests::image::{self, Image};
 mod images;
 #[path = "apps/life.rs"]
 mod life;
+#[path = "apps/mirrors.rs"]
+mod mirrors;
 #[path = "apps/resources.rs"]
 mod resources;
 #[path = "apps/security.rs"]

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use bramble_agent::agent;
+use bramble_agent::images::{AuthorityFile, Registries};
 use bramble_agent::instance::Instance;
 use bramble_agent::link::{Endpoint, KeyPin};
 use bramble_agent::network::Cidr;
 use bramble_agent::platform;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Signal, set_parent_process_death_signal};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Options, up};
@@ -181,6 +184,25 @@ fn credentials(options: &Options) -> anyhow::Result<(Option<String>, Vec<KeyPin>
     Ok((options.token.clone(), options.ca_pin.as_ref().map(pin).transpose()?.into_iter().collect()))
 }
 
+/// What the command line says of registries.
+fn registries(options: &Options) -> anyhow::Result<Registries> {
+    let mut registries = Registries { insecure: options.insecure_registries.clone(), ..Registries::default() };
+    for mirror in &options.registry_mirrors {
+        registries.mirrors.add(mirror).map_err(|message| anyhow!("--registry-mirror: {message}"))?;
+    }
+    for authority in &options.registry_authorities {
+        let file = AuthorityFile::parse(authority).map_err(|message| anyhow!("--registry-ca: {message}"))?;
+        // Found out now, not at the first pull.
+        let readable = CertificateDer::pem_file_iter(&file.path)
+            .is_ok_and(|mut found| found.next().is_some_and(|one| one.is_ok()));
+        if !readable {
+            bail!("--registry-ca: {} holds no certificate in PEM", file.path.display());
+        }
+        registries.authority_files.push(file);
+    }
+    Ok(registries)
+}
+
 pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
     if !rustix::process::geteuid().is_root() {
         bail!("the agent makes namespaces, mounts and cgroups: run it as root (sudo)");
@@ -214,7 +236,7 @@ pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
         service_cidr,
         dns_addresses: service_cidr.nth(DNS_PLACE).into_iter().collect(),
         cluster_domain: DOMAIN.to_owned(),
-        insecure_registries: options.insecure_registries.clone(),
+        registries: registries(options)?,
         resolv_conf: options.resolv_conf.clone(),
         kubelet_port: options.kubelet_port,
     };

@@ -193,6 +193,12 @@ fn children(options: &Options) -> anyhow::Result<Vec<Child>> {
     for registry in &options.insecure_registries {
         agent.extend(["--insecure-registry".into(), registry.clone()]);
     }
+    for mirror in &options.registry_mirrors {
+        agent.extend(["--registry-mirror".into(), mirror.clone()]);
+    }
+    for authority in &options.registry_authorities {
+        agent.extend(["--registry-ca".into(), authority.clone()]);
+    }
     Ok(vec![Child::new("controller", controller), Child::new("agent", agent)])
 }
 

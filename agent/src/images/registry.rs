@@ -1,7 +1,6 @@
 //! Shell: one image's conversation with its registry (OCI distribution specification, "Pull").
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,14 +16,14 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, ServerName};
+use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::challenge::{self, Challenge};
+use super::mirrors::Endpoint;
+use super::registries::Registries;
 use super::stream::Feed;
 use crate::pods::Credential;
 
@@ -36,44 +35,6 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const REDIRECTS_MAX: usize = 5;
 /// How often one layer is taken up again, with a growing pause, before the pull fails.
 const RESUMES_MAX: u32 = 5;
-
-/// Where Linux distributions keep the authorities that a machine trusts.
-const SYSTEM_ROOTS: [&str; 3] =
-    ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem"];
-
-/// How registries are reached from this board.
-#[derive(Debug, Default)]
-pub struct Registries {
-    /// `host[:port]` of those that are spoken to without TLS.
-    pub insecure: Vec<String>,
-    /// `<host[:port]>/ca.crt` below it is trusted for that registry, as Docker's `certs.d`.
-    pub authorities: Option<PathBuf>,
-}
-
-impl Registries {
-    fn plain(&self, authority: &str) -> bool {
-        self.insecure.iter().any(|listed| listed == authority)
-    }
-
-    /// Read anew for each pull: pulls are rare, a parsed bundle is half a megabyte.
-    fn tls(&self, authority: &str) -> Result<Arc<ClientConfig>, FetchError> {
-        let own = self.authorities.as_ref().map(|folder| folder.join(authority).join("ca.crt"));
-        let mut roots = RootCertStore::empty();
-        for path in SYSTEM_ROOTS.iter().map(PathBuf::from).find(|path| path.exists()).into_iter().chain(own) {
-            for certificate in CertificateDer::pem_file_iter(&path).into_iter().flatten().flatten() {
-                let _ = roots.add(certificate);
-            }
-        }
-        if roots.is_empty() {
-            return Err(FetchError::Protocol("no CA certificates on this machine: install ca-certificates".into()));
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| FetchError::Protocol(error.to_string()))?;
-        Ok(Arc::new(config.with_root_certificates(roots).with_no_client_auth()))
-    }
-}
 
 /// Why nothing came.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +60,7 @@ type Sender = SendRequest<Full<Bytes>>;
 /// One conversation.
 pub(super) struct Registry {
     registries: Arc<Registries>,
+    endpoint: Endpoint,
     reference: Reference,
     credential: Option<Credential>,
     authorization: Option<String>,
@@ -106,18 +68,17 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    pub(super) fn new(registries: Arc<Registries>, reference: Reference, credential: Option<Credential>) -> Self {
-        Self { registries, reference, credential, authorization: None, connections: HashMap::new() }
-    }
-
-    /// Docker Hub's API lives under another name than its images.
-    fn host(&self) -> &str {
-        if self.reference.registry == "docker.io" { "registry-1.docker.io" } else { &self.reference.registry }
+    pub(super) fn new(
+        registries: Arc<Registries>,
+        endpoint: Endpoint,
+        reference: Reference,
+        credential: Option<Credential>,
+    ) -> Self {
+        Self { registries, endpoint, reference, credential, authorization: None, connections: HashMap::new() }
     }
 
     fn url(&self, rest: &str) -> Result<Uri, FetchError> {
-        let scheme = if self.registries.plain(self.host()) { "http" } else { "https" };
-        let text = format!("{scheme}://{}/v2/{}/{rest}", self.host(), self.reference.repository);
+        let text = self.endpoint.url(&self.reference.repository, rest);
         text.parse().map_err(|_| FetchError::Protocol(format!("{text} is no URL")))
     }
 
@@ -155,7 +116,7 @@ impl Registry {
 
     /// One uninterrupted part of a layer.
     async fn stretch(&mut self, url: &Uri, layer: &Layer, feed: &Feed, received: &mut u64) -> Result<(), FetchError> {
-        let host = self.host().to_owned();
+        let host = self.endpoint.host.clone();
         let response = self.get(url, None, *received).await?;
         let mut skip = if response.status() == StatusCode::PARTIAL_CONTENT { 0 } else { *received };
         let mut body = response.into_body();
@@ -251,7 +212,7 @@ impl Registry {
             None => format!("{realm}{separator}{query}").parse(),
         }
         .map_err(|_| FetchError::Protocol(format!("the registry's token realm {realm:?} is no URL")))?;
-        if url.scheme_str() != Some("https") && !self.registries.plain(self.host()) {
+        if url.scheme_str() != Some("https") && !self.endpoint.plain {
             return Err(FetchError::Protocol(format!("the registry's token realm {realm:?} is without TLS")));
         }
         let path = url.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);

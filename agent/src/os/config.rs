@@ -1,10 +1,13 @@
 //! Pure: `bramble.toml`, the one file that a person edits: what the board is to be. What cannot be understood is told
 //! with its line and a cure, and the rest of the file holds.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
 
 use serde::Deserialize;
+
+use crate::images::mirrors;
 
 /// A file that is longer is nobody's configuration.
 pub const FILE_BYTES_MAX: usize = 256 << 10;
@@ -85,6 +88,10 @@ pub struct Network {
 pub struct Registries {
     /// `host:port` of registries that are spoken to without TLS.
     pub insecure: Vec<String>,
+    /// For a registry, or `*` for all others: URLs of mirrors, asked in this order before the registry itself.
+    pub mirrors: BTreeMap<String, Vec<String>>,
+    /// For a registry or mirror, `host[:port]`: who signs its certificate, in PEM.
+    pub ca: BTreeMap<String, String>,
 }
 
 /// Something in the file that does not hold.
@@ -221,10 +228,34 @@ fn check(config: &mut Config, text: &str, mistakes: &mut Vec<Mistake>) {
         wrong("token", "a token without ca-pin: the board could not tell its controller from another".into(), cure);
         controller.token = None;
     }
+    check_registries(&mut config.registries, &mut wrong);
     if config.role == Role::Agent && controller.address.is_none() {
         let cure = "write address = \"https://ADDRESS:6443\" below [controller]";
         wrong("role", "an agent needs the address of its controller".into(), cure);
     }
+}
+
+fn check_registries(registries: &mut Registries, wrong: &mut impl FnMut(&str, String, &str)) {
+    registries.mirrors.retain(|registry, urls| {
+        urls.retain(|url| {
+            let checked = mirrors::check(registry, url);
+            if let Err(message) = &checked {
+                let cure = "write \"docker.io\" = [\"https://HOST[:PORT]\"] below [registries.mirrors]";
+                wrong(&format!("\"{registry}\""), message.clone(), cure);
+            }
+            checked.is_ok()
+        });
+        !urls.is_empty()
+    });
+    registries.ca.retain(|host, pem| {
+        let is_host = mirrors::check("*", host).is_ok() && !host.contains("//");
+        let held = is_host && pem.contains("-----BEGIN CERTIFICATE-----") && pem.contains("-----END CERTIFICATE-----");
+        if !held {
+            let cure = "write \"HOST[:PORT]\" = \"\"\"-----BEGIN CERTIFICATE----- ... \"\"\" below [registries.ca]";
+            wrong(&format!("\"{host}\""), format!("registries.ca: no certificate for a host {host:?}"), cure);
+        }
+        held
+    });
 }
 
 fn is_node_name(name: &str) -> bool {
@@ -314,6 +345,19 @@ mod tests {
         assert_eq!(parse(&vec![b'#'; FILE_BYTES_MAX + 1]).1.len(), 1);
         let (_, mistakes) = parse(b"[controller]\ntoken = s3cret\n");
         assert!(!mistakes.is_empty() && mistakes.iter().all(|one| !one.to_string().contains("s3cret")), "{mistakes:?}");
+    }
+
+    #[test]
+    fn mirrors_and_their_authorities() {
+        let text = "[registries.mirrors]\n\"docker.io\" = [\"http://10.0.0.1:5000\", \"ftp://x\"]\n\"a/b\" = [\"https://m\"]\n\
+                    [registries.ca]\n\"m.lan\" = \"\"\"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\"\"\"\n\
+                    \"https://n\" = \"x\"\n";
+        let (config, mistakes) = told(text);
+        let registries = config.registries;
+        assert_eq!(registries.mirrors["docker.io"], ["http://10.0.0.1:5000"]);
+        assert_eq!((registries.mirrors.len(), registries.ca.len()), (1, 1));
+        assert!(registries.ca.contains_key("m.lan"));
+        assert_eq!(mistakes.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2, 3, 8], "{mistakes:?}");
     }
 
     #[test]

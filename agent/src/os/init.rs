@@ -40,6 +40,8 @@ const DATA: &str = "/data";
 const FIRMWARE: &str = "/firmware";
 /// Where image archives and manifests from the firmware's partition are taken in from.
 const ADDITIONS: &str = "/data/additions";
+/// The authorities of registries, as files.
+const AUTHORITIES: &str = "/run/bramble-authorities";
 /// The daemons' run directory.
 const RUN: &str = "/run/bramble";
 /// Before a daemon that ended is started again; doubled each time, until one has lived for a while.
@@ -362,6 +364,10 @@ impl Board {
 
     fn start_daemon(&self, lines: &mpsc::Sender<Vec<u8>>) -> io::Result<Pid> {
         let controller = &self.config.controller;
+        for (host, pem) in &self.config.registries.ca {
+            fs::create_dir_all(AUTHORITIES)?;
+            fs::write(arguments::authority_file(host), pem)?;
+        }
         // Secrets go through a file that only root reads.
         let join_file = match (&controller.token, &controller.ca_pin) {
             (Some(token), Some(pin)) if self.config.role == Role::Agent => Some(join_file(token, pin)?),

@@ -1,8 +1,8 @@
 //! Pure: the command line of the daemon that a board's role asks for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::{DATA, RUN};
+use super::{AUTHORITIES, DATA, RUN};
 use crate::os::config::{Config, Role};
 
 /// `join_file` holds what an agent joins with.
@@ -24,7 +24,14 @@ pub(super) fn arguments(config: &Config, node_name: &str, join_file: Option<&Pat
     option("--run-dir", RUN);
     option("--node-name", node_name);
     if role != Role::Controller {
-        config.registries.insecure.iter().for_each(|registry| option("--insecure-registry", registry));
+        let registries = &config.registries;
+        registries.insecure.iter().for_each(|registry| option("--insecure-registry", registry));
+        for (registry, urls) in &registries.mirrors {
+            urls.iter().for_each(|url| option("--registry-mirror", &format!("{registry}={url}")));
+        }
+        for host in registries.ca.keys() {
+            option("--registry-ca", &format!("{host}={}", authority_file(host).display()));
+        }
     }
     if let (Role::Agent, Some(address)) = (role, address) {
         option("--server", address);
@@ -33,6 +40,11 @@ pub(super) fn arguments(config: &Config, node_name: &str, join_file: Option<&Pat
         }
     }
     words
+}
+
+/// Where the authority of a registry is put down, for a daemon that takes files.
+pub(super) fn authority_file(host: &str) -> PathBuf {
+    Path::new(AUTHORITIES).join(format!("{host}.crt"))
 }
 
 #[cfg(test)]
@@ -52,6 +64,10 @@ mod tests {
         assert_eq!(line(&format!("role = \"controller\"\n{registry}")), format!("controller {dirs}"));
         let agent = "role = \"agent\"\n[controller]\naddress = \"https://10.0.0.1:6443\"";
         assert_eq!(line(agent), format!("agent {dirs} --server https://10.0.0.1:6443 --join-file /run/join"));
+        let mirror = "[registries.mirrors]\n\"docker.io\" = [\"http://m:1\", \"n\"]\n[registries.ca]\n\
+                      n = \"-----BEGIN CERTIFICATE----- -----END CERTIFICATE-----\"";
+        let asked = "--registry-mirror docker.io=http://m:1 --registry-mirror docker.io=n";
+        assert_eq!(line(mirror), format!("up {dirs} {asked} --registry-ca n=/run/bramble-authorities/n.crt"));
         assert_eq!(line("role = \"agent\""), format!("up {dirs}"), "nobody to work for");
     }
 }
