@@ -9,6 +9,9 @@ use redb::{BackendError, StorageBackend};
 
 /// Part of the largest file that only deletes may use: they copy pages before they free them.
 const DELETES_SHARE: u64 = 16;
+/// A look at what is free costs a read of every hundredth page or so; it comes no sooner than after writes of this part
+/// of the file.
+const LOOK_SHARE: u64 = 64;
 
 /// What the door may let through, shared with the writer.
 #[derive(Debug)]
@@ -17,6 +20,10 @@ pub(super) struct Limits {
     len: AtomicU64,
     /// Bytes written since opening.
     written: AtomicU64,
+    /// Until so much is written, puts may lie anywhere: enough was free when somebody looked.
+    roomy_until: AtomicU64,
+    /// When so much is written, it is time to look again.
+    look_at: AtomicU64,
     /// The running commit frees space.
     pub(super) frees: AtomicBool,
     /// Something was refused for want of space.
@@ -31,6 +38,8 @@ impl Limits {
             bytes_max,
             len: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            roomy_until: AtomicU64::new(0),
+            look_at: AtomicU64::new(0),
             frees: AtomicBool::new(false),
             refused: AtomicBool::new(false),
             crowded: AtomicBool::new(false),
@@ -50,6 +59,26 @@ impl Limits {
     /// Whether the file has its final length.
     pub(super) fn grown(&self) -> bool {
         self.len().saturating_mul(2) > self.bytes_max
+    }
+
+    /// Whether it is time to look how much is free. redb takes the smallest gap wherever it lies, so that a put behind
+    /// the end for puts says nothing of a file that has its final length.
+    pub(super) fn wants_look(&self) -> bool {
+        self.grown() && self.written() >= self.look_at.load(Ordering::Relaxed)
+    }
+
+    /// So much of the file is used. Half of what is free beside that for deletes may be written before the next look,
+    /// since readers may keep what is overwritten.
+    pub(super) fn looked(&self, used: u64) {
+        let room = (self.len() - self.len() / DELETES_SHARE).saturating_sub(used) / 2;
+        let written = self.written();
+        self.roomy_until.store(written + room, Ordering::Relaxed);
+        // Where little is free, looking must not cost more than writing.
+        self.look_at.store(written + room.max(self.len() / LOOK_SHARE), Ordering::Relaxed);
+    }
+
+    fn roomy(&self) -> bool {
+        self.written() < self.roomy_until.load(Ordering::Relaxed)
     }
 
     fn refuse(&self) -> io::Error {
@@ -81,10 +110,10 @@ impl Capped {
     }
 
     /// redb doubles its file when it grows; when the next doubling is over the cap, the end of the present file is
-    /// kept for deletes.
+    /// kept for deletes, unless there is room elsewhere.
     fn puts_end(&self) -> u64 {
         let len = self.limits.len();
-        if self.limits.grown() { len - len / DELETES_SHARE } else { u64::MAX }
+        if self.limits.grown() && !self.limits.roomy() { len - len / DELETES_SHARE } else { u64::MAX }
     }
 }
 

@@ -247,6 +247,11 @@ impl RedbBacking {
     }
 
     fn write_checked(&mut self, commit: &Commit, held: Option<Held>) -> Result<bool, BackingError> {
+        if self.limits.wants_look() {
+            let mut used = 0;
+            self.records()?.pages(&mut |page| used += page.bytes)?;
+            self.limits.looked(used);
+        }
         self.limits.frees.store(commit.frees, Ordering::Relaxed);
         self.limits.crowded.store(false, Ordering::Relaxed);
         let error = |error: Error| failed(&self.limits, error);
