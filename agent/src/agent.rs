@@ -45,6 +45,8 @@ pub struct Options {
     pub other_servers: Vec<Endpoint>,
     /// A one-time token; not needed once joined.
     pub token: Option<String>,
+    /// Until when it is good, where that is known, in Unix milliseconds.
+    pub token_until_ms: Option<i64>,
     /// The pins of the cluster's authority; not needed once joined.
     pub pins: Vec<KeyPin>,
     /// `--node-ip`; empty means found by itself.
@@ -183,6 +185,7 @@ impl Agent {
             other_servers: self.options.other_servers.clone(),
             node_name: self.options.node_name.clone(),
             token: self.options.token.clone(),
+            token_until_ms: self.options.token_until_ms,
             pins: self.options.pins.clone(),
         };
         let joined = joined(&join, &self.clock).await?;

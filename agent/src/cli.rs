@@ -3,6 +3,7 @@
 mod admin;
 pub(crate) mod apply;
 pub(crate) mod check;
+pub(crate) mod config_file;
 pub(crate) mod daemon;
 pub(crate) mod demo;
 pub(crate) mod down;
@@ -18,10 +19,11 @@ pub(crate) mod up;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use lexopt::prelude::*;
 
-use snapshot::options::SnapshotOptions;
+use snapshot::options::{SnapshotOptions, duration};
 
 /// What `bramble` without words, or with `--help`, prints.
 pub(crate) const HELP: &str = "\
@@ -29,10 +31,10 @@ bramble - Kubernetes for small boards
 
   bramble up           controller and agent on this board   [--demo]
   bramble controller   the control plane alone
-  bramble agent        a worker: --server URL[,URL] --token TOKEN (or --join-file FILE)
+  bramble agent        a worker: --server URL[,URL] --token TOKEN --ca-pin PIN, or --bundle FILE, or --config bramble.toml
   bramble down         stop, and remove every trace on this host   [--purge: the data too]
   bramble check        say what this machine lacks, each with its cure, and what of the stores is damaged
-  bramble token        create | list | revoke ID
+  bramble token        create [--ttl 24h] [--bundle FILE: to carry to a board] | list | revoke ID
   bramble snapshot     save FILE | inspect FILE | restore FILE   of the store
                        list | fetch NAME FILE: of those that were taken by the clock
   bramble apply        PATH: manifests into this board's own cluster, a file or a folder
@@ -51,6 +53,7 @@ Options that most of them take
   --run-dir DIR             what does not                   (default /run/bramble)
   --cgroup-root NAME        parent of every pod's cgroup    (default bramble-<instance>)
   --node-name NAME          this board's node               (default: the host name)
+  --config FILE             a bramble.toml, for up, controller and agent: options that are not given
 Options of up and controller
   --listen ADDR:PORT        repeatable                      (default 0.0.0.0:6443)
   --advertise-address IP    the address others reach        (default: of the default route)
@@ -226,6 +229,8 @@ pub(crate) struct Options {
     pub(crate) cluster_cidr: String,
     /// The range of service addresses.
     pub(crate) service_cidr: String,
+    /// A bundle to join with, or to make.
+    pub(crate) bundle: BundleOptions,
     /// The API server's URL, for an agent.
     pub(crate) server: Option<String>,
     /// A one-time token, for an agent.
@@ -254,7 +259,7 @@ pub(crate) struct Options {
     pub(crate) kubelet_port: u16,
     /// The card of a flashed board, where it is not the one that was booted.
     pub(crate) card: Option<PathBuf>,
-    /// `bramble.toml`, or what takes its place in an image.
+    /// `bramble.toml`: of a daemon, or what takes its place in an image.
     pub(crate) config: Option<PathBuf>,
     /// Files to put into an image.
     pub(crate) add: Vec<PathBuf>,
@@ -262,6 +267,15 @@ pub(crate) struct Options {
     pub(crate) demo: bool,
     /// End when the parent process ends; the supervisor asks its children for it.
     pub(crate) die_with_parent: bool,
+}
+
+/// Everything to join with in one file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct BundleOptions {
+    /// The file, which an agent reads and `token create` writes.
+    pub(crate) file: Option<PathBuf>,
+    /// How long a new token is good.
+    pub(crate) ttl: Option<Duration>,
 }
 
 /// Where an etcd is, and how it is spoken to.
@@ -290,6 +304,7 @@ impl Default for Options {
             advertise_address: None,
             cluster_cidr: "10.42.0.0/16".into(),
             service_cidr: "10.43.0.0/16".into(),
+            bundle: BundleOptions::default(),
             server: None,
             token: None,
             ca_pin: None,
@@ -358,6 +373,8 @@ fn option(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Res
         "advertise-address" => options.advertise_address = Some(parser.value()?.string()?),
         "cluster-cidr" => options.cluster_cidr = parser.value()?.string()?,
         "service-cidr" => options.service_cidr = parser.value()?.string()?,
+        "bundle" => options.bundle.file = Some(parser.value()?.into()),
+        "ttl" => options.bundle.ttl = Some(duration(&parser.value()?.string()?)?),
         "server" => options.server = Some(parser.value()?.string()?),
         "token" => options.token = Some(parser.value()?.string()?),
         "ca-pin" => options.ca_pin = Some(parser.value()?.string()?),

@@ -15,13 +15,16 @@ use rustls_pki_types::CertificateDer;
 use tracing::info;
 
 use crate::link::{Clock, Connection, Endpoint, Identity, KeyPin, Link, LinkError, Look, Trust};
+use crate::pods::time::rfc3339;
 
+pub mod bundle;
 mod certificate;
 mod files;
 mod request;
 mod rotate;
 
 pub use certificate::Kept;
+pub use files::bundle as read_bundle;
 pub use rotate::{Rotation, rotate_client, rotate_serving};
 
 /// What a board needs to join.
@@ -37,6 +40,8 @@ pub struct JoinOptions {
     pub node_name: String,
     /// `abcdef.0123456789abcdef`; not needed once joined.
     pub token: Option<String>,
+    /// Until when the token is good, where that is known, in Unix milliseconds.
+    pub token_until_ms: Option<i64>,
     /// The pins of the cluster's authority; not needed once joined.
     pub pins: Vec<KeyPin>,
 }
@@ -57,7 +62,7 @@ pub struct Joined {
 pub enum JoinError {
     /// Neither a certificate nor a token.
     #[error(
-        "this board has no certificate and no token: give it --token and --pin as printed by `bramble token create`"
+        "this board has no certificate and no token: give it --token and --ca-pin as printed by `bramble token create`, or --bundle"
     )]
     NoToken,
     /// The token is not in the form of a token.
@@ -74,6 +79,9 @@ pub enum JoinError {
     /// The token is unknown to the cluster.
     #[error("the cluster does not accept the token (expired or used?): make a new one with `bramble token create`")]
     TokenRefused,
+    /// The token is unknown to the cluster, which is no wonder.
+    #[error("the join bundle expired at {0}: make a new one with `bramble token create --bundle FILE`")]
+    BundleExpired(String),
     /// Somebody denied the request.
     #[error("the certificate request {name} was denied: {message}")]
     Denied {
@@ -148,7 +156,11 @@ pub async fn join(options: &JoinOptions, clock: &Arc<Clock>) -> Result<Joined, J
     info!(server = %options.server.authority(), node = %options.node_name, "asking for a client certificate");
     let wanted = request::Wanted::client(&options.node_name);
     let chain = request::obtain(&link, &key, &wanted).await.map_err(|error| match error {
-        JoinError::Link(error) if error.is_unauthorized() => JoinError::TokenRefused,
+        // The server's clock decides, not the board's, which may never have been set.
+        JoinError::Link(error) if error.is_unauthorized() => match options.token_until_ms {
+            Some(until) if until <= clock.now_ms() => JoinError::BundleExpired(rfc3339(until)),
+            _ => JoinError::TokenRefused,
+        },
         error => error,
     })?;
     files::save_authority(&options.dir, &authority)?;

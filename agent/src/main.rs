@@ -41,9 +41,9 @@ fn start_logging(command: &Command) {
 fn dispatch(command: Command, options: &cli::Options) -> anyhow::Result<ExitCode> {
     cli::daemon::bind_to_parent(options)?;
     match command {
-        Command::Up => cli::up::up(options),
-        Command::Controller => cli::daemon::controller(options),
-        Command::Agent => cli::daemon::agent(options),
+        Command::Up => cli::up::up(&cli::config_file::take_over(options)?),
+        Command::Controller => cli::daemon::controller(&cli::config_file::take_over(options)?),
+        Command::Agent => cli::daemon::agent(&cli::config_file::take_over(options)?),
         Command::Down { purge } => cli::down::down(options, purge),
         Command::Check => cli::check::check(options),
         Command::Token(verb) => cli::token::token(verb, options),

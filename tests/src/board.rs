@@ -112,9 +112,16 @@ impl Board {
     /// It does not join.
     pub fn join(&mut self, controller: &Board, name: &str) {
         let line = controller.bramble("token create");
-        let mut words: Vec<&str> = line.split_whitespace().skip(1).collect();
-        words.extend(["--node-name", name]);
-        self.launch(&words);
+        let words: Vec<&str> = line.split_whitespace().skip(2).chain(["--node-name", name]).collect();
+        self.join_by(controller, &words, name);
+    }
+
+    /// The same with the words that follow `bramble agent`.
+    ///
+    /// # Panics
+    /// It does not join.
+    pub fn join_by(&mut self, controller: &Board, words: &[&str], name: &str) {
+        self.launch(&[&["agent"], words].concat());
         controller.eventually(&format!("{name} joins; its log:\n{}", self.log()), 60, || {
             let ready = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
             let told = controller.try_kubectl(&format!("get node {name} -o {ready}"));

@@ -8,6 +8,7 @@ use anyhow::{Context, anyhow, bail};
 use bramble_agent::agent;
 use bramble_agent::images::{AuthorityFile, Registries};
 use bramble_agent::instance::Instance;
+use bramble_agent::join;
 use bramble_agent::link::{Endpoint, KeyPin};
 use bramble_agent::network::Cidr;
 use bramble_agent::platform;
@@ -173,15 +174,45 @@ pub(crate) fn controller(_options: &Options) -> anyhow::Result<ExitCode> {
     bail!("this is a worker-only build; the controller is in the full one")
 }
 
-/// The token and pins to join with: from the join file, or from the command line.
-fn credentials(options: &Options) -> anyhow::Result<(Option<String>, Vec<KeyPin>)> {
+/// What a board joins with.
+#[derive(Default)]
+struct Credentials {
+    servers: Vec<Endpoint>,
+    token: Option<String>,
+    token_until_ms: Option<i64>,
+    pins: Vec<KeyPin>,
+}
+
+/// From the join file, from a bundle, or from the command line, which knows better where the servers are.
+fn credentials(options: &Options) -> anyhow::Result<Credentials> {
+    let mut found = Credentials::default();
+    let pin = |text: &String| KeyPin::parse(text).ok_or_else(|| anyhow!("--ca-pin must be sha256: and 64 hex digits"));
+    let pin = options.ca_pin.as_ref().map(pin).transpose()?;
     if let Some(path) = options.join_file.as_ref().filter(|path| path.exists()) {
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let (token, pins) = agent::read_join_file(&text).map_err(|message| anyhow!(message))?;
-        return Ok((Some(token), pins));
+        (found.token, found.pins) = (Some(token), pins);
+    } else if let Some(path) = &options.bundle.file {
+        let bundle = join::read_bundle(path).with_context(|| format!("the join bundle {}", path.display()))?;
+        if let Some(pin) = &pin {
+            bundle.expect(pin)?;
+        }
+        found.pins.extend(bundle.pin());
+        (found.token, found.token_until_ms) = (Some(bundle.token), Some(bundle.expires_ms));
+        for server in &bundle.servers {
+            found.servers.push(Endpoint::parse(server).map_err(|message| anyhow!(message))?);
+        }
+    } else {
+        (found.token, found.pins) = (options.token.clone(), pin.into_iter().collect());
     }
-    let pin = |text: &String| KeyPin::parse(text).ok_or_else(|| anyhow!("--ca-pin must be sha256: and 64 hex digits"));
-    Ok((options.token.clone(), options.ca_pin.as_ref().map(pin).transpose()?.into_iter().collect()))
+    if let Some(servers) = &options.server {
+        let servers = servers.split(',').map(|text| Endpoint::parse(text).map_err(|message| anyhow!(message)));
+        found.servers = servers.collect::<Result<_, _>>()?;
+    }
+    if found.servers.is_empty() {
+        bail!("say where the API server is: --server https://ADDRESS:6443, or --bundle FILE");
+    }
+    Ok(found)
 }
 
 /// What the command line says of registries.
@@ -214,21 +245,15 @@ pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
     let _only = up::succeed(&options.data_dir, "agent")?;
     let range = |text: &str, option: &str| text.parse::<Cidr>().map_err(|_| anyhow!("{option} {text:?} is no range"));
     let service_cidr = range(&options.service_cidr, "--service-cidr")?;
-    let (token, pins) = credentials(options)?;
-    let mut servers = Vec::new();
-    for text in options.server.iter().flat_map(|servers| servers.split(',')) {
-        servers.push(Endpoint::parse(text).map_err(|message| anyhow!(message))?);
-    }
-    if servers.is_empty() {
-        bail!("say where the API server is: --server https://ADDRESS:6443");
-    }
+    let mut found = credentials(options)?;
     let settings = agent::Options {
         instance: Instance::new(&options.data_dir, &options.run_dir, options.cgroup_root.as_deref()),
         node_name: node_name(options),
-        server: servers.remove(0),
-        other_servers: servers,
-        token,
-        pins,
+        server: found.servers.remove(0),
+        other_servers: found.servers,
+        token: found.token,
+        token_until_ms: found.token_until_ms,
+        pins: found.pins,
         node_ips: Vec::new(),
         labels: Vec::new(),
         taints: Vec::new(),

@@ -1,13 +1,18 @@
-//! Shell: `bramble token`: one-time tokens with which boards join (Kubernetes' bootstrap tokens).
+//! Shell: `bramble token`: one-time tokens with which boards join (Kubernetes' bootstrap tokens), alone or in a bundle.
 
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bramble_agent::link::{Link, spki_pin};
+use bramble_agent::join::bundle::{self, Bundle};
+use bramble_agent::link::Link;
+use rcgen::{KeyPair, SigningKey};
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -18,6 +23,8 @@ use super::{Options, TokenVerb, admin};
 const SECRETS: &str = "/api/v1/namespaces/kube-system/secrets";
 const SERVERS: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
 const TYPE: &str = "bootstrap.kubernetes.io/token";
+/// The authority's key, in the data directory.
+const AUTHORITY_KEY: &str = "pki/ca.key";
 /// kubeadm's default.
 const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
@@ -48,34 +55,76 @@ fn random(length: usize) -> anyhow::Result<String> {
 }
 
 async fn create(link: &Link, options: &Options) -> anyhow::Result<()> {
+    let lifetime = options.bundle.ttl.unwrap_or(LIFETIME);
+    if let Some(file) = &options.bundle.file
+        && file.exists()
+    {
+        // Found out before there is a token that nobody knows of.
+        bail!("{} exists; name a new file", file.display());
+    }
+    let bundle = new_token(link, lifetime).await?;
+    if let Some(file) = &options.bundle.file {
+        write_bundle(&bundle, file, &options.data_dir.join(AUTHORITY_KEY))?;
+        println!("wrote {}", file.display());
+        eprintln!(
+            "bramble: carry it to the other board, as the secret that it is, and run there as root, before {}:\n\
+             bramble agent --bundle {}",
+            bramble_agent::pods::time::rfc3339(bundle.expires_ms),
+            file.file_name().unwrap_or_default().to_string_lossy(),
+        );
+        return Ok(());
+    }
+    let pin = bundle.pin().context("the cluster's CA cannot be read")?;
+    println!("bramble agent --server {} --token {} --ca-pin {pin}", bundle.servers.join(","), bundle.token);
+    eprintln!(
+        "bramble: run this line as root on the other board before {}; data in {}",
+        bramble_agent::pods::time::rfc3339(bundle.expires_ms),
+        options.data_dir.display()
+    );
+    Ok(())
+}
+
+/// Everything that a board needs to join, with a token made for it.
+async fn new_token(link: &Link, lifetime: Duration) -> anyhow::Result<Bundle> {
     let (id, secret) = (random(6)?, random(16)?);
-    let until = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + LIFETIME;
-    let until_ms = i64::try_from(until.as_millis()).unwrap_or(i64::MAX);
+    let until = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + lifetime;
+    // The token's end has whole seconds.
+    let expires_ms = i64::try_from(until.as_secs() * 1000).unwrap_or(i64::MAX);
+    let info = link.get("/api/v1/namespaces/kube-public/configmaps/cluster-info").await?;
+    let config: Value = serde_yaml_ng::from_str(info["data"]["kubeconfig"].as_str().unwrap_or_default())?;
+    let cluster = &config["clusters"][0]["cluster"];
+    let pem = STANDARD.decode(cluster["certificate-authority-data"].as_str().unwrap_or_default())?;
+    let authority = CertificateDer::from_pem_slice(&pem)?;
+    // Of several controllers a board should know all.
+    let slice = link.get(SERVERS).await.unwrap_or_default();
+    let servers = servers(cluster["server"].as_str().unwrap_or_default(), &slice);
     let object = json!({
         "apiVersion": "v1", "kind": "Secret", "type": TYPE,
         "metadata": {"name": format!("bootstrap-token-{id}"), "namespace": "kube-system"},
         "stringData": {
             "token-id": id, "token-secret": secret,
-            "expiration": bramble_agent::pods::time::rfc3339(until_ms),
+            "expiration": bramble_agent::pods::time::rfc3339(expires_ms),
             "usage-bootstrap-authentication": "true", "usage-bootstrap-signing": "true",
             "description": "bramble token create",
         },
     });
     link.create(SECRETS, &object).await?;
-    let info = link.get("/api/v1/namespaces/kube-public/configmaps/cluster-info").await?;
-    let config: Value = serde_yaml_ng::from_str(info["data"]["kubeconfig"].as_str().unwrap_or_default())?;
-    let cluster = &config["clusters"][0]["cluster"];
-    let pem = STANDARD.decode(cluster["certificate-authority-data"].as_str().unwrap_or_default())?;
-    let pin = spki_pin(&CertificateDer::from_pem_slice(&pem)?).context("the cluster's CA cannot be read")?;
-    // Of several controllers a board should know all.
-    let slice = link.get(SERVERS).await.unwrap_or_default();
-    let server = servers(cluster["server"].as_str().unwrap_or_default(), &slice).join(",");
-    println!("bramble agent --server {server} --token {id}.{secret} --ca-pin {pin}");
-    eprintln!(
-        "bramble: run this line as root on the other board within 24 hours; data in {}",
-        options.data_dir.display()
-    );
-    Ok(())
+    Ok(Bundle { servers, token: format!("{id}.{secret}"), expires_ms, authority })
+}
+
+/// Signs a bundle and writes it into a new file that only its owner reads.
+fn write_bundle(bundle: &Bundle, file: &Path, key: &Path) -> anyhow::Result<()> {
+    let pem = std::fs::read_to_string(key)
+        .with_context(|| format!("cannot read {}: a bundle is signed where the controller runs", key.display()))?;
+    let key = KeyPair::from_pem(&pem).with_context(|| format!("{} is damaged", key.display()))?;
+    let text = bundle.unsigned();
+    let signature = key.sign(text.as_bytes()).context("the authority does not sign")?;
+    let write = || {
+        let mut out = std::fs::File::options().write(true).create_new(true).mode(0o600).open(file)?;
+        out.write_all(bundle::signed(&text, &signature).as_bytes())?;
+        out.sync_all()
+    };
+    write().with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// The server that was named first, and the others behind the Service `kubernetes`.

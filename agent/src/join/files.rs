@@ -1,7 +1,7 @@
 //! Shell: certificates and keys on the board, 0600, written whole or not at all.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -9,12 +9,23 @@ use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
+use super::bundle::{self, Bundle};
 use super::certificate::{ISSUED, Kept};
 use super::{JoinError, request};
 
 const AUTHORITY: &str = "ca.crt";
 const CLIENT: &str = "client.pem";
 const SERVING: &str = "serving.pem";
+
+/// The join bundle in a file.
+///
+/// # Errors
+/// What the system says of it, or why it is none ([`bundle::BundleError`]).
+pub fn bundle(path: &Path) -> io::Result<Bundle> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(bundle::FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    bundle::parse(&bytes).map_err(io::Error::other)
+}
 
 pub(super) fn authority(dir: &Path) -> Result<Option<Vec<CertificateDer<'static>>>, JoinError> {
     let path = dir.join(AUTHORITY);

@@ -68,6 +68,8 @@ pub struct Controller {
     pub token: Option<String>,
     /// `sha256:` and 64 hexadecimal digits, printed beside it.
     pub ca_pin: Option<String>,
+    /// Instead of the three: the name of the file that `bramble token create --bundle` wrote, beside this one.
+    pub bundle: Option<String>,
 }
 
 /// DHCP on the first wire, unless an address is given.
@@ -223,14 +225,24 @@ fn check(config: &mut Config, text: &str, mistakes: &mut Vec<Mistake>) {
         wrong("ca-pin", "controller.ca-pin is no pin".into(), "copy what `bramble token create` printed: sha256:...");
         controller.ca_pin = None;
     }
+    if controller.bundle.as_deref().is_some_and(|name| name.is_empty() || name.contains(['/', '\\'])) {
+        let cure = "copy the bundle beside bramble.toml and write its file name alone";
+        wrong("bundle", "controller.bundle is no name of a file".into(), cure);
+        controller.bundle = None;
+    }
+    if controller.bundle.is_some() && (controller.token.is_some() || controller.ca_pin.is_some()) {
+        let cure = "remove token and ca-pin: a bundle has its own";
+        wrong("bundle", "a bundle beside token or ca-pin; the bundle is used".into(), cure);
+        (controller.token, controller.ca_pin) = (None, None);
+    }
     if controller.token.is_some() && controller.ca_pin.is_none() {
         let cure = "copy --ca-pin from the line that `bramble token create` printed";
         wrong("token", "a token without ca-pin: the board could not tell its controller from another".into(), cure);
         controller.token = None;
     }
     check_registries(&mut config.registries, &mut wrong);
-    if config.role == Role::Agent && controller.address.is_none() {
-        let cure = "write address = \"https://ADDRESS:6443\" below [controller]";
+    if config.role == Role::Agent && controller.address.is_none() && controller.bundle.is_none() {
+        let cure = "write address = \"https://ADDRESS:6443\" below [controller], or bundle = \"FILE\"";
         wrong("role", "an agent needs the address of its controller".into(), cure);
     }
 }
@@ -328,6 +340,8 @@ mod tests {
             ("[controller]\naddress = \"http://10.0.0.1\"", 2, "no URL"),
             ("[controller]\nca-pin = \"sha256:00\"", 2, "no pin"),
             ("[controller]\ntoken = \"a.b\"", 2, "without ca-pin"),
+            ("[controller]\nbundle = \"../x\"", 2, "no name of a file"),
+            ("[controller]\ntoken = \"a.b\"\nbundle = \"x\"", 3, "the bundle is used"),
         ] {
             let (_, mistakes) = told(text);
             assert_eq!(mistakes.len(), 1, "{text}: {mistakes:?}");

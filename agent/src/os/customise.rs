@@ -35,8 +35,8 @@ pub fn read(image: &Path) -> Result<Vec<u8>, CustomiseError> {
     Ok(bytes)
 }
 
-/// Replaces the `bramble.toml` of an image, and puts further files beside it: manifests (`.yaml`, `.yml`, `.json`) below
-/// `manifests/`, image archives (`.tar`) below `images/`.
+/// Replaces the `bramble.toml` of an image, and puts further files beside it: a join bundle (`.bundle`), manifests (`.yaml`,
+/// `.yml`, `.json`) below `manifests/`, image archives (`.tar`) below `images/`.
 ///
 /// # Errors
 /// [`CustomiseError`]; with a mistake in the configuration, or a file of another kind, nothing is written.
@@ -55,7 +55,10 @@ pub fn customise(image: &Path, config: Option<&Path>, files: &[std::path::PathBu
     let mut additions = Vec::new();
     for path in files {
         let folder = folder_of(path).ok_or_else(|| {
-            CustomiseError::File(format!("{}: neither a manifest nor an image archive", path.display()))
+            CustomiseError::File(format!(
+                "{}: neither a manifest nor an image archive nor a join bundle",
+                path.display()
+            ))
         })?;
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
         additions.push((folder, name, File::open(path).map_err(unread(path))?));
@@ -68,7 +71,8 @@ pub fn customise(image: &Path, config: Option<&Path>, files: &[std::path::PathBu
             file.write_all(text)?;
         }
         for (folder, name, mut content) in additions {
-            let mut file = root.create_dir(folder)?.create_file(&name)?;
+            let place = if folder.is_empty() { root.clone() } else { root.create_dir(folder)? };
+            let mut file = place.create_file(&name)?;
             file.truncate()?;
             io::copy(&mut content, &mut file)?;
         }
@@ -76,10 +80,12 @@ pub fn customise(image: &Path, config: Option<&Path>, files: &[std::path::PathBu
     })
 }
 
+/// Where a file belongs; nothing is beside `bramble.toml` itself.
 fn folder_of(path: &Path) -> Option<&'static str> {
     match path.extension()?.to_str()? {
         "yaml" | "yml" | "json" => Some("manifests"),
         "tar" => Some("images"),
+        "bundle" => Some(""),
         _ => None,
     }
 }

@@ -17,8 +17,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-use super::card::{DATA_PARTITION, FIRMWARE_PARTITION, read_state, write_state};
-use super::config::{self, Config, Mistake, Role};
+use super::card::{DATA_PARTITION, read_state, write_state};
+use super::config::{self, Config, Role};
 use super::console::{self, Consoles};
 use super::disk::Disk;
 use super::ring::Ring;
@@ -28,20 +28,22 @@ use super::{clock, kernel, modules, net, swap, watchdog};
 
 mod additions;
 mod arguments;
+mod firmware;
 mod programs;
 
 use additions::copy_new;
 use arguments::arguments;
+use firmware::{join_file, read_config, take_bundle, with_firmware};
 use programs::{end_all, forward, reap, start, stop};
 
 /// The data partition.
 const DATA: &str = "/data";
-/// The firmware's partition, mounted only while it is read or written.
-const FIRMWARE: &str = "/firmware";
 /// Where image archives and manifests from the firmware's partition are taken in from.
 const ADDITIONS: &str = "/data/additions";
 /// The authorities of registries, as files.
 const AUTHORITIES: &str = "/run/bramble-authorities";
+/// The join bundle that `bramble.toml` names, in memory.
+const BUNDLE: &str = "/run/bramble-bundle";
 /// The daemons' run directory.
 const RUN: &str = "/run/bramble";
 /// Before a daemon that ended is started again; doubled each time, until one has lived for a while.
@@ -79,7 +81,8 @@ fn boot() -> io::Result<End> {
     mount_kernel_views(&mut consoles)?;
     let line = fs::read_to_string("/proc/cmdline")?;
     let disk = Disk::wait()?;
-    let (config, mistakes) = read_config(&disk);
+    let (mut config, mut mistakes) = read_config(&disk);
+    mistakes.extend(take_bundle(&mut config, &disk));
     for mistake in &mistakes {
         consoles.line(format!("bramble: {mistake}"));
     }
@@ -144,34 +147,6 @@ fn mount_kernel_views(consoles: &mut Consoles) -> io::Result<()> {
         rustix::mount::MountPropagationFlags::SHARED | rustix::mount::MountPropagationFlags::REC,
     )?;
     Ok(())
-}
-
-fn with_firmware<T>(disk: &Disk, flags: MountFlags, work: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
-    let device = disk.partition(FIRMWARE_PARTITION)?;
-    let flags = flags | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOATIME;
-    mount(&device, FIRMWARE, "vfat", flags, Some(c"umask=0077"))?;
-    let result = work(Path::new(FIRMWARE));
-    unmount(FIRMWARE, UnmountFlags::empty())?;
-    result
-}
-
-fn read_config(disk: &Disk) -> (Config, Vec<Mistake>) {
-    use io::Read;
-    let read = |folder: &Path| {
-        let mut bytes = Vec::new();
-        let file = fs::File::open(folder.join("bramble.toml"))?;
-        file.take(config::FILE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    match with_firmware(disk, MountFlags::RDONLY, read) {
-        Ok(bytes) => config::parse(&bytes),
-        Err(error) => {
-            let message = format!("it cannot be read: {error}");
-            let cure =
-                "put the file back on the card's first partition; until then this is a board of its own".to_owned();
-            (Config::default(), vec![Mistake { line: 0, message, cure }])
-        }
-    }
 }
 
 /// The serial number that the firmware tells; else the first wire's address.
@@ -375,15 +350,6 @@ impl Board {
         };
         start(&arguments(&self.config, &self.status.node_name, join_file.as_deref()), lines)
     }
-}
-
-fn join_file(token: &str, pin: &str) -> io::Result<PathBuf> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    let path = Path::new("/run/bramble-join");
-    let mut file = fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(path)?;
-    writeln!(file, "{token}\n{pin}")?;
-    Ok(path.to_owned())
 }
 
 /// What `up` and `agent` say when all of them runs.

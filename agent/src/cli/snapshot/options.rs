@@ -89,7 +89,7 @@ impl SnapshotOptions {
 }
 
 /// `90s`, `30m`, `12h`, `7d`.
-fn duration(text: &str) -> Result<Duration, lexopt::Error> {
+pub(crate) fn duration(text: &str) -> Result<Duration, lexopt::Error> {
     let wrong = || lexopt::Error::from(format!("{text:?} is no time; write 90s, 30m, 12h or 7d"));
     let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
     let seconds = match unit {

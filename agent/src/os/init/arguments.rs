@@ -2,15 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{AUTHORITIES, DATA, RUN};
+use super::{AUTHORITIES, BUNDLE, DATA, RUN};
 use crate::os::config::{Config, Role};
 
 /// `join_file` holds what an agent joins with.
 pub(super) fn arguments(config: &Config, node_name: &str, join_file: Option<&Path>) -> Vec<String> {
     let address = config.controller.address.as_deref();
+    let bundle = config.controller.bundle.is_some();
     // Without an address there is nobody to work for; a board of its own is of more use.
     let role = match config.role {
-        Role::Agent if address.is_none() => Role::Up,
+        Role::Agent if address.is_none() && !bundle => Role::Up,
         role => role,
     };
     let verb = match role {
@@ -33,10 +34,15 @@ pub(super) fn arguments(config: &Config, node_name: &str, join_file: Option<&Pat
             option("--registry-ca", &format!("{host}={}", authority_file(host).display()));
         }
     }
-    if let (Role::Agent, Some(address)) = (role, address) {
-        option("--server", address);
+    if role == Role::Agent {
+        if let Some(address) = address {
+            option("--server", address);
+        }
         if let Some(file) = join_file {
             option("--join-file", &file.to_string_lossy());
+        }
+        if bundle {
+            option("--bundle", BUNDLE);
         }
     }
     words
@@ -69,5 +75,8 @@ mod tests {
         let asked = "--registry-mirror docker.io=http://m:1 --registry-mirror docker.io=n";
         assert_eq!(line(mirror), format!("up {dirs} {asked} --registry-ca n=/run/bramble-authorities/n.crt"));
         assert_eq!(line("role = \"agent\""), format!("up {dirs}"), "nobody to work for");
+        let bundle = parse(b"role = \"agent\"\n[controller]\nbundle = \"home.bundle\"").0;
+        let words = arguments(&bundle, "pi-1", None).join(" ");
+        assert_eq!(words, format!("agent {dirs} --bundle /run/bramble-bundle"));
     }
 }
