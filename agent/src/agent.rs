@@ -39,10 +39,8 @@ pub struct Options {
     pub instance: Instance,
     /// The node's name.
     pub node_name: String,
-    /// The API server.
-    pub server: Endpoint,
-    /// Further ones of the same cluster, asked when the first one does not answer.
-    pub other_servers: Vec<Endpoint>,
+    /// API servers of the cluster, asked in turn; none: they are looked for on the link.
+    pub servers: Vec<Endpoint>,
     /// A one-time token; not needed once joined.
     pub token: Option<String>,
     /// Until when it is good, where that is known, in Unix milliseconds.
@@ -104,7 +102,7 @@ pub fn read_join_file(text: &str) -> Result<(String, Vec<KeyPin>), String> {
 pub async fn run(options: Options, ready: impl FnOnce() + Send + 'static) -> Result<(), AgentError> {
     let (proxy, network) = open_network(&options).map_err(|error| AgentError::Host(error.to_string()))?;
     let agent = Agent::open(options, network)?;
-    let server = resolve(&agent.options.server).await;
+    let server = resolve(agent.options.servers.first()).await;
     agent.start_work(proxy, server);
     agent.join_cluster(server, ready).await
 }
@@ -181,8 +179,7 @@ impl Agent {
     ) -> Result<(), AgentError> {
         let join = JoinOptions {
             dir: join::dir_below(&self.dir),
-            server: self.options.server.clone(),
-            other_servers: self.options.other_servers.clone(),
+            servers: self.options.servers.clone(),
             node_name: self.options.node_name.clone(),
             token: self.options.token.clone(),
             token_until_ms: self.options.token_until_ms,
@@ -317,7 +314,8 @@ fn node_options(options: &Options, server: Option<SocketAddr>) -> NodeOptions {
     }
 }
 
-async fn resolve(server: &Endpoint) -> Option<SocketAddr> {
+async fn resolve(server: Option<&Endpoint>) -> Option<SocketAddr> {
+    let server = server?;
     tokio::net::lookup_host((server.host.as_str(), server.port)).await.ok()?.next()
 }
 

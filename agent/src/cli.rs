@@ -31,7 +31,8 @@ bramble - Kubernetes for small boards
 
   bramble up           controller and agent on this board   [--demo]
   bramble controller   the control plane alone
-  bramble agent        a worker: --server URL[,URL] --token TOKEN --ca-pin PIN, or --bundle FILE, or --config bramble.toml
+  bramble agent        a worker: --token TOKEN --ca-pin PIN [--server URL[,URL]: not the one found on this link]
+                       or --bundle FILE, or --config bramble.toml
   bramble down         stop, and remove every trace on this host   [--purge: the data too]
   bramble check        say what this machine lacks, each with its cure, and what of the stores is damaged
   bramble token        create [--ttl 24h] [--bundle FILE: to carry to a board] | list | revoke ID
@@ -57,6 +58,7 @@ Options that most of them take
 Options of up and controller
   --listen ADDR:PORT        repeatable                      (default 0.0.0.0:6443)
   --advertise-address IP    the address others reach        (default: of the default route)
+  --no-mdns                 boards of this link are not told where the controller is (multicast DNS)
   --cluster-cidr CIDR       pods                            (default 10.42.0.0/16)
   --service-cidr CIDR       services                        (default 10.43.0.0/16)
   --snapshot-every TIME     such as 12h, 30m: snapshots by the clock, of root alone   (default: none)
@@ -229,6 +231,8 @@ pub(crate) struct Options {
     pub(crate) cluster_cidr: String,
     /// The range of service addresses.
     pub(crate) service_cidr: String,
+    /// Whether a controller answers who looks for it on the link.
+    pub(crate) mdns: bool,
     /// A bundle to join with, or to make.
     pub(crate) bundle: BundleOptions,
     /// The API server's URL, for an agent.
@@ -304,6 +308,7 @@ impl Default for Options {
             advertise_address: None,
             cluster_cidr: "10.42.0.0/16".into(),
             service_cidr: "10.43.0.0/16".into(),
+            mdns: true,
             bundle: BundleOptions::default(),
             server: None,
             token: None,
@@ -373,6 +378,7 @@ fn option(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Res
         "advertise-address" => options.advertise_address = Some(parser.value()?.string()?),
         "cluster-cidr" => options.cluster_cidr = parser.value()?.string()?,
         "service-cidr" => options.service_cidr = parser.value()?.string()?,
+        "no-mdns" => options.mdns = false,
         "bundle" => options.bundle.file = Some(parser.value()?.into()),
         "ttl" => options.bundle.ttl = Some(duration(&parser.value()?.string()?)?),
         "server" => options.server = Some(parser.value()?.string()?),

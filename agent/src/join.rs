@@ -14,7 +14,7 @@ use std::sync::Arc;
 use rustls_pki_types::CertificateDer;
 use tracing::info;
 
-use crate::link::{Clock, Connection, Endpoint, Identity, KeyPin, Link, LinkError, Look, Trust};
+use crate::link::{Clock, Connection, Endpoint, Identity, KeyPin, Link, LinkError, Look, Trust, spki_pin};
 use crate::pods::time::rfc3339;
 
 pub mod bundle;
@@ -32,10 +32,8 @@ pub use rotate::{Rotation, rotate_client, rotate_serving};
 pub struct JoinOptions {
     /// Where certificates are kept, `<data-dir>/agent/pki`.
     pub dir: PathBuf,
-    /// The API server.
-    pub server: Endpoint,
-    /// Further ones of the same cluster.
-    pub other_servers: Vec<Endpoint>,
+    /// API servers of the cluster; none: they are looked for on the link.
+    pub servers: Vec<Endpoint>,
     /// The node's name.
     pub node_name: String,
     /// `abcdef.0123456789abcdef`; not needed once joined.
@@ -153,7 +151,7 @@ pub async fn join(options: &JoinOptions, clock: &Arc<Clock>) -> Result<Joined, J
     let link = Link::new(Arc::new(connection));
     let pending = options.dir.join("client.pending.key");
     let key = files::pending_key(&pending)?;
-    info!(server = %options.server.authority(), node = %options.node_name, "asking for a client certificate");
+    info!(node = %options.node_name, "asking for a client certificate");
     let wanted = request::Wanted::client(&options.node_name);
     let chain = request::obtain(&link, &key, &wanted).await.map_err(|error| match error {
         // The server's clock decides, not the board's, which may never have been set.
@@ -187,8 +185,18 @@ fn connection(
     identity: Identity,
     clock: &Arc<Clock>,
 ) -> Result<Connection, JoinError> {
-    let connection = Connection::new(options.server.clone(), trust, identity, Arc::clone(clock));
-    Ok(connection.map_err(JoinError::Unusable)?.or(&options.other_servers))
+    let connection = Connection::new(options.servers.clone(), trust, identity, Arc::clone(clock));
+    let connection = connection.map_err(JoinError::Unusable)?;
+    if !options.servers.is_empty() {
+        return Ok(connection);
+    }
+    let known = match trust {
+        Trust::Pinned(authorities) => {
+            authorities.iter().filter_map(spki_pin).filter_map(|pin| KeyPin::parse(&pin)).collect()
+        }
+        Trust::Look(_) => options.pins.clone(),
+    };
+    Ok(connection.or_found(known))
 }
 
 fn well_formed(token: &str) -> bool {
@@ -200,7 +208,8 @@ fn well_formed(token: &str) -> bool {
 /// ConfigMap `cluster-info`, or from the chain. Nothing else of that connection is used.
 async fn find_authority(options: &JoinOptions, clock: &Arc<Clock>) -> Result<Vec<CertificateDer<'static>>, JoinError> {
     let look = Look::new();
-    let link = Link::new(Arc::new(connection(options, &Trust::Look(look.clone()), Identity::Anonymous, clock)?));
+    let connection = Arc::new(connection(options, &Trust::Look(look.clone()), Identity::Anonymous, clock)?);
+    let link = Link::new(connection.clone());
     let answer = link.get("/api/v1/namespaces/kube-public/configmaps/cluster-info").await;
     let mut candidates = match &answer {
         Ok(config_map) => request::authorities_of_cluster_info(config_map),
@@ -215,7 +224,7 @@ async fn find_authority(options: &JoinOptions, clock: &Arc<Clock>) -> Result<Vec
     match pinned.into_iter().next() {
         Some(authority) => Ok(vec![authority]),
         None => Err(JoinError::WrongAuthority {
-            server: options.server.authority(),
+            server: connection.server(),
             pins: options.pins.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
         }),
     }

@@ -18,6 +18,7 @@
 
 pub mod agent;
 pub mod checkpoint;
+pub mod discovery;
 pub mod dns;
 pub mod images;
 pub mod instance;

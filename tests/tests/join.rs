@@ -66,3 +66,41 @@ fn a_board_joins_by_the_bundle_that_its_file_names() {
     let said = refused(&three, &["--bundle", text(&short), "--node-name", "pi-3"]);
     assert!(said.contains("the join bundle expired at") && said.contains("token create"), "{said}");
 }
+
+#[test]
+fn a_board_that_is_told_no_address_finds_its_controller() {
+    let lan = Lan::new(1);
+    let mut one = lan.board("found", 0);
+    one.start(&[]);
+    let (mut two, stranger) = (lan.board("found", 0), lan.board("found", 0));
+    let line = one.bramble("token create");
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let value = |name: &str| words[words.iter().position(|word| *word == name).expect("printed") + 1];
+    let (token, pin) = (value("--token"), value("--ca-pin"));
+    two.join_by(&one, &["--token", token, "--ca-pin", pin, "--node-name", "pi-2"], "pi-2");
+
+    // Whom somebody else on the link tells of is only asked for the pinned key.
+    let other = format!("sha256:{}", "0".repeat(64));
+    let mut command = stranger.command("timeout");
+    command.arg("5").arg(binary()).args(["agent", "--token", token, "--ca-pin", &other]).args(stranger.directories());
+    let said = String::from_utf8_lossy(&output(&mut command).stderr).into_owned();
+    assert!(said.contains("are of other clusters: 10.99.0.1:6443"), "{said}");
+
+    // As a router does that gives out another address.
+    one.stop();
+    for line in
+        ["addr del 10.99.0.1/24 dev eth0", "addr add 10.99.0.77/24 dev eth0", "route add default via 10.99.0.254"]
+    {
+        let _ = one.succeed(&["ip"].into_iter().chain(line.split(' ')).collect::<Vec<_>>());
+    }
+    one.start(&[]);
+    let found = one.try_eventually(60, || {
+        let log = two.log();
+        log.contains("connected to the API server server=10.99.0.77:6443").then_some(())
+    });
+    assert!(found.is_some(), "{}", two.log());
+    let last = || one.kubectl("get lease pi-2 -n kube-node-lease -o jsonpath={.spec.renewTime}");
+    let before = last();
+    one.eventually("its lease goes on", 30, || (last() != before).then_some(()));
+    let _ = stranger.bramble("down --purge");
+}

@@ -38,6 +38,6 @@ pub(crate) fn link(data_dir: &Path) -> anyhow::Result<Link> {
     );
     let trust = Trust::Pinned(CertificateDer::pem_slice_iter(&authority).collect::<Result<_, _>>()?);
     let endpoint = Endpoint::parse(server).map_err(|message| anyhow!(message))?;
-    let connection = Connection::new(endpoint, &trust, identity, Arc::new(Clock::default()));
+    let connection = Connection::new(vec![endpoint], &trust, identity, Arc::new(Clock::default()));
     Ok(Link::new(Arc::new(connection.map_err(|message| anyhow!(message))?)))
 }

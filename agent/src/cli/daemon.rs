@@ -153,11 +153,22 @@ fn schedules(options: &Options) -> anyhow::Result<Vec<bramble_controller::backup
 
 #[cfg(feature = "controller")]
 pub(crate) fn controller(options: &Options) -> anyhow::Result<ExitCode> {
+    use bramble_agent::discovery::{self, Announcement};
     use bramble_controller::serve;
     let _only = up::succeed(&options.data_dir, "controller")?;
     let settings = controller_options(options)?;
+    let node_name = node_name(options);
+    let port = settings.listen.first().map_or(6443, SocketAddr::port);
+    let announced =
+        Some(SocketAddr::new(settings.advertise_address, port)).filter(|it| options.mdns && !it.ip().is_loopback());
     until_signal(async move {
-        serve::run(settings, |ready| println!("ready; kubeconfig {}", ready.kubeconfig.display())).await?;
+        serve::run(settings, move |ready| {
+            println!("ready; kubeconfig {}", ready.kubeconfig.display());
+            if let Some(address) = announced {
+                tokio::spawn(discovery::announce(Announcement { address, pin: ready.pin, node_name }));
+            }
+        })
+        .await?;
         bail!("the control plane ended")
     })
 }
@@ -209,9 +220,6 @@ fn credentials(options: &Options) -> anyhow::Result<Credentials> {
         let servers = servers.split(',').map(|text| Endpoint::parse(text).map_err(|message| anyhow!(message)));
         found.servers = servers.collect::<Result<_, _>>()?;
     }
-    if found.servers.is_empty() {
-        bail!("say where the API server is: --server https://ADDRESS:6443, or --bundle FILE");
-    }
     Ok(found)
 }
 
@@ -245,12 +253,11 @@ pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
     let _only = up::succeed(&options.data_dir, "agent")?;
     let range = |text: &str, option: &str| text.parse::<Cidr>().map_err(|_| anyhow!("{option} {text:?} is no range"));
     let service_cidr = range(&options.service_cidr, "--service-cidr")?;
-    let mut found = credentials(options)?;
+    let found = credentials(options)?;
     let settings = agent::Options {
         instance: Instance::new(&options.data_dir, &options.run_dir, options.cgroup_root.as_deref()),
         node_name: node_name(options),
-        server: found.servers.remove(0),
-        other_servers: found.servers,
+        servers: found.servers,
         token: found.token,
         token_until_ms: found.token_until_ms,
         pins: found.pins,

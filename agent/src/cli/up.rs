@@ -181,6 +181,9 @@ fn children(options: &Options) -> anyhow::Result<Vec<Child>> {
     if let Some(address) = &options.advertise_address {
         controller.extend(["--advertise-address".into(), address.clone()]);
     }
+    if !options.mdns {
+        controller.push("--no-mdns".into());
+    }
     controller.extend(options.snapshots.flags()?);
     if let Some(path) = &options.encryption_provider_config {
         controller.extend(["--encryption-provider-config".into(), text(path)?]);

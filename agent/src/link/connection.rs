@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex as Lock, PoisonError};
+use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,7 +22,8 @@ use super::backoff::Backoff;
 use super::clock::Clock;
 use super::reflect::random;
 use super::verifier::{LookingVerifier, PinnedVerifier};
-use super::{LinkError, Sending, Transport};
+use super::{KeyPin, LinkError, Sending, Transport};
+use crate::discovery;
 
 /// A connection that does not come up in this time is tried again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -122,8 +123,10 @@ pub enum Identity {
 
 /// The transport over the network.
 pub struct Connection {
-    /// API servers of the cluster, at least one; they are asked in turn until one takes the connection.
-    endpoints: Vec<Endpoint>,
+    /// API servers of the cluster; they are asked in turn until one takes the connection.
+    endpoints: Lock<Vec<Endpoint>>,
+    /// Where nobody said where they are, they are looked for on the link, by these pins of their authority.
+    found_by: Option<Vec<KeyPin>>,
     /// The one whose turn it is.
     turn: AtomicUsize,
     clock: Arc<Clock>,
@@ -151,7 +154,7 @@ impl Connection {
     ///
     /// # Errors
     /// A sentence about certificates that cannot be used.
-    pub fn new(endpoint: Endpoint, trust: &Trust, identity: Identity, clock: Arc<Clock>) -> Result<Self, String> {
+    pub fn new(endpoints: Vec<Endpoint>, trust: &Trust, identity: Identity, clock: Arc<Clock>) -> Result<Self, String> {
         let credentials = credentials(trust, identity, &clock, 0)?;
         let current = Current {
             sender: None,
@@ -159,7 +162,8 @@ impl Connection {
             refused: None,
         };
         Ok(Self {
-            endpoints: vec![endpoint],
+            endpoints: Lock::new(endpoints),
+            found_by: None,
             turn: AtomicUsize::new(0),
             clock,
             credentials: Lock::new(credentials),
@@ -168,10 +172,10 @@ impl Connection {
         })
     }
 
-    /// With further API servers of the same cluster, for when the first one does not answer.
+    /// Looks for its servers on the link, by these pins of their authority, whenever none of those it knows answers.
     #[must_use]
-    pub fn or(mut self, others: &[Endpoint]) -> Self {
-        self.endpoints.extend_from_slice(others);
+    pub fn or_found(mut self, pins: Vec<KeyPin>) -> Self {
+        self.found_by = Some(pins);
         self
     }
 
@@ -185,22 +189,43 @@ impl Connection {
         Ok(())
     }
 
-    /// The server that this connects to now.
+    fn endpoints(&self) -> MutexGuard<'_, Vec<Endpoint>> {
+        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The server that this connects to now, as `host:port`; empty where none is known yet.
     #[must_use]
-    pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoints[self.turn.load(Ordering::Relaxed) % self.endpoints.len()]
+    pub fn server(&self) -> String {
+        self.endpoint().map(|endpoint| endpoint.authority()).unwrap_or_default()
+    }
+
+    fn endpoint(&self) -> Option<Endpoint> {
+        let endpoints = self.endpoints();
+        endpoints.get(self.turn.load(Ordering::Relaxed) % endpoints.len().max(1)).cloned()
     }
 
     /// The first server that takes the connection, from the one whose turn it is.
     async fn connect(&self, credentials: &Credentials) -> Result<SendRequest<Full<Bytes>>, (String, bool)> {
-        let (timeout, pings) = match self.endpoints.len() {
+        let last = match self.connect_known(credentials).await {
+            Ok(sender) => return Ok(sender),
+            Err(failed) => failed,
+        };
+        let Some(pins) = &self.found_by else { return Err(last) };
+        let found = discovery::find(pins).await.map_err(|message| (message, false))?;
+        *self.endpoints() = found;
+        self.connect_known(credentials).await
+    }
+
+    async fn connect_known(&self, credentials: &Credentials) -> Result<SendRequest<Full<Bytes>>, (String, bool)> {
+        let count = self.endpoints().len();
+        let (timeout, pings) = match count {
             1 => (CONNECT_TIMEOUT, (PING_INTERVAL, PING_TIMEOUT)),
             _ => (NEXT_TIMEOUT, (NEXT_PING_INTERVAL, NEXT_PING_TIMEOUT)),
         };
         let mut last = (String::new(), false);
-        for _ in &self.endpoints {
-            let endpoint = self.endpoint();
-            let made = tokio::time::timeout(timeout, connect(endpoint, credentials, pings));
+        for _ in 0..count {
+            let Some(endpoint) = self.endpoint() else { break };
+            let made = tokio::time::timeout(timeout, connect(&endpoint, credentials, pings));
             match made.await.unwrap_or_else(|_| Err((format!("{}: no answer", endpoint.authority()), false))) {
                 Ok(sender) => return Ok(sender),
                 Err(failed) => last = failed,
@@ -225,7 +250,7 @@ impl Connection {
         }
         match self.connect(credentials).await {
             Ok(sender) => {
-                info!(server = %self.endpoint().authority(), "connected to the API server");
+                info!(server = %self.server(), "connected to the API server");
                 current.sender = Some((credentials.generation, sender.clone()));
                 current.refused = None;
                 current.backoff.reset();
@@ -242,7 +267,7 @@ impl Connection {
 
     /// The server cannot reach the cluster's memory: where there is another one, its turn comes.
     async fn leave(&self) {
-        if self.endpoints.len() > 1 && self.current.lock().await.sender.take().is_some() {
+        if self.endpoints().len() > 1 && self.current.lock().await.sender.take().is_some() {
             self.turn.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -264,7 +289,7 @@ impl Transport for Connection {
             let credentials = self.credentials.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let mut sender = self.sender(&credentials).await?;
             let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-            let uri = format!("https://{}{path}", self.endpoint().authority());
+            let uri = format!("https://{}{path}", self.server());
             *request.uri_mut() = uri.parse().map_err(|error| LinkError::Request(format!("{uri}: {error}")))?;
             if let Some(bearer) = &credentials.bearer {
                 request.headers_mut().insert(header::AUTHORIZATION, bearer.clone());

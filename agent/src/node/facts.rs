@@ -74,6 +74,12 @@ fn online(list: &str) -> u64 {
     count.max(1)
 }
 
+/// This board's address on its network, if it has one yet.
+#[must_use]
+pub fn own_address() -> Option<IpAddr> {
+    primary(None)
+}
+
 /// The address from which this board reaches the API server, or, when that is on this very board, the one towards the
 /// default route, or any that is not loopback. Connecting a UDP socket sends nothing.
 fn primary(server: Option<SocketAddr>) -> Option<IpAddr> {

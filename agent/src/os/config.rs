@@ -62,7 +62,7 @@ impl Default for Config {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Controller {
-    /// `https://10.0.0.1:6443`.
+    /// `https://10.0.0.1:6443`; the one found on this link, if none is given.
     pub address: Option<String>,
     /// What `bramble token create` printed.
     pub token: Option<String>,
@@ -70,6 +70,14 @@ pub struct Controller {
     pub ca_pin: Option<String>,
     /// Instead of the three: the name of the file that `bramble token create --bundle` wrote, beside this one.
     pub bundle: Option<String>,
+}
+
+impl Controller {
+    /// Whether it says whom to work for. Where that one is may be left out: it is looked for on the link.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        self.address.is_some() || self.token.is_some() || self.bundle.is_some()
+    }
 }
 
 /// DHCP on the first wire, unless an address is given.
@@ -241,9 +249,10 @@ fn check(config: &mut Config, text: &str, mistakes: &mut Vec<Mistake>) {
         controller.token = None;
     }
     check_registries(&mut config.registries, &mut wrong);
-    if config.role == Role::Agent && controller.address.is_none() && controller.bundle.is_none() {
-        let cure = "write address = \"https://ADDRESS:6443\" below [controller], or bundle = \"FILE\"";
-        wrong("role", "an agent needs the address of its controller".into(), cure);
+    if config.role == Role::Agent && !config.controller.is_named() {
+        let cure =
+            "write token and ca-pin below [controller], as `bramble token create` printed them, or bundle = \"FILE\"";
+        wrong("role", "an agent needs a controller to join".into(), cure);
     }
 }
 
@@ -336,7 +345,7 @@ mod tests {
             ("node-name = \"Pi One\"", 1, "node-name"),
             ("\n[network]\naddress = \"10.0.0.7\"", 3, "length"),
             ("[network]\ngateway = \"10.0.0.1\"", 2, "without an address"),
-            ("role = \"agent\"", 1, "needs the address"),
+            ("role = \"agent\"", 1, "needs a controller"),
             ("[controller]\naddress = \"http://10.0.0.1\"", 2, "no URL"),
             ("[controller]\nca-pin = \"sha256:00\"", 2, "no pin"),
             ("[controller]\ntoken = \"a.b\"", 2, "without ca-pin"),

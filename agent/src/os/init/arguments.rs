@@ -9,9 +9,9 @@ use crate::os::config::{Config, Role};
 pub(super) fn arguments(config: &Config, node_name: &str, join_file: Option<&Path>) -> Vec<String> {
     let address = config.controller.address.as_deref();
     let bundle = config.controller.bundle.is_some();
-    // Without an address there is nobody to work for; a board of its own is of more use.
+    // Without a controller there is nobody to work for; a board of its own is of more use.
     let role = match config.role {
-        Role::Agent if address.is_none() && !bundle => Role::Up,
+        Role::Agent if !config.controller.is_named() => Role::Up,
         role => role,
     };
     let verb = match role {
@@ -75,6 +75,9 @@ mod tests {
         let asked = "--registry-mirror docker.io=http://m:1 --registry-mirror docker.io=n";
         assert_eq!(line(mirror), format!("up {dirs} {asked} --registry-ca n=/run/bramble-authorities/n.crt"));
         assert_eq!(line("role = \"agent\""), format!("up {dirs}"), "nobody to work for");
+        let pin = format!("sha256:{}", "0".repeat(64));
+        let found = format!("role = \"agent\"\n[controller]\ntoken = \"a.b\"\nca-pin = \"{pin}\"");
+        assert_eq!(line(&found), format!("agent {dirs} --join-file /run/join"), "found on the link");
         let bundle = parse(b"role = \"agent\"\n[controller]\nbundle = \"home.bundle\"").0;
         let words = arguments(&bundle, "pi-1", None).join(" ");
         assert_eq!(words, format!("agent {dirs} --bundle /run/bramble-bundle"));
