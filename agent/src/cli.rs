@@ -11,6 +11,7 @@ pub(crate) mod hello;
 pub(crate) mod image;
 pub(crate) mod init;
 pub(crate) mod logs;
+pub(crate) mod node;
 pub(crate) mod slot;
 pub(crate) mod snapshot;
 pub(crate) mod store;
@@ -36,6 +37,7 @@ bramble - Kubernetes for small boards
   bramble down         stop, and remove every trace on this host   [--purge: the data too]
   bramble check        say what this machine lacks, each with its cure, and what of the stores is damaged
   bramble token        create [--ttl 24h] [--bundle FILE: to carry to a board] | list | revoke ID
+  bramble node         list: the boards' keys | revoke NAME: a board that was stolen | readmit NAME
   bramble snapshot     save FILE | inspect FILE | restore FILE   of the store
                        list | fetch NAME FILE: of those that were taken by the clock
   bramble apply        PATH: manifests into this board's own cluster, a file or a folder
@@ -99,6 +101,8 @@ pub(crate) enum Command {
     Check,
     /// Join tokens.
     Token(TokenVerb),
+    /// Boards and their keys.
+    Node(NodeVerb),
     /// The store as a file.
     Snapshot(SnapshotVerb),
     /// Manifests into this board's own cluster.
@@ -140,6 +144,17 @@ pub(crate) enum TokenVerb {
     List,
     /// Forget one, by id.
     Revoke(String),
+}
+
+/// `bramble node ...`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NodeVerb {
+    /// Which keys were signed for which node.
+    List,
+    /// Shuts a board out, with everything that it holds.
+    Revoke(String),
+    /// Takes that back.
+    Readmit(String),
 }
 
 /// `bramble snapshot ...`.
@@ -439,6 +454,9 @@ fn command(words: &[String], purge: bool, port: u16, ends: (&str, &str)) -> Resu
         ["token", "create"] => Command::Token(TokenVerb::Create),
         ["token", "list"] => Command::Token(TokenVerb::List),
         ["token", "revoke", id] => Command::Token(TokenVerb::Revoke((*id).to_owned())),
+        ["node", "list"] => Command::Node(NodeVerb::List),
+        ["node", "revoke", name] => Command::Node(NodeVerb::Revoke((*name).to_owned())),
+        ["node", "readmit", name] => Command::Node(NodeVerb::Readmit((*name).to_owned())),
         ["snapshot", "save", file] => Command::Snapshot(SnapshotVerb::Save(file.into())),
         ["snapshot", "inspect", file] => Command::Snapshot(SnapshotVerb::Inspect(file.into())),
         ["snapshot", "restore", file] => Command::Snapshot(SnapshotVerb::Restore(file.into())),

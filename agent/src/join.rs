@@ -152,7 +152,7 @@ pub async fn join(options: &JoinOptions, clock: &Arc<Clock>) -> Result<Joined, J
     let pending = options.dir.join("client.pending.key");
     let key = files::pending_key(&pending)?;
     info!(node = %options.node_name, "asking for a client certificate");
-    let wanted = request::Wanted::client(&options.node_name);
+    let wanted = request::Wanted::client(&options.node_name, None);
     let chain = request::obtain(&link, &key, &wanted).await.map_err(|error| match error {
         // The server's clock decides, not the board's, which may never have been set.
         JoinError::Link(error) if error.is_unauthorized() => match options.token_until_ms {

@@ -47,6 +47,7 @@ fn dispatch(command: Command, options: &cli::Options) -> anyhow::Result<ExitCode
         Command::Down { purge } => cli::down::down(options, purge),
         Command::Check => cli::check::check(options),
         Command::Token(verb) => cli::token::token(verb, options),
+        Command::Node(verb) => cli::node::node(verb, options),
         Command::Snapshot(verb) => cli::snapshot::snapshot(verb, options),
         Command::Store(verb) => cli::store::store(verb, options),
         Command::Apply(path) => cli::apply::apply(&path, options),

@@ -14,6 +14,7 @@
 //! [`impersonation`].
 
 pub(crate) mod answer;
+pub mod boards;
 pub mod bootstrap_token;
 pub mod claims;
 pub mod impersonation;
@@ -22,7 +23,7 @@ pub mod token_request;
 pub mod tokens;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use base64::Engine;
@@ -30,6 +31,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use bramble_store::Store;
 use rustls_pki_types::CertificateDer;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use self::claims::Claims;
 use self::objects::{Object, Objects};
@@ -76,7 +78,8 @@ struct Shared {
     objects: Objects,
     trust: ClientTrust,
     tokens: Tokens,
-    revoked: RwLock<HashSet<[u8; 32]>>,
+    /// SHA-256 of the public keys that are shut out.
+    revoked: watch::Sender<HashSet<[u8; 32]>>,
     clock: fn() -> Duration,
 }
 
@@ -90,13 +93,30 @@ impl Authenticator {
     /// Certificates by `trust`, tokens by `tokens`, and what tokens are bound to from the store.
     /// `clock` tells the time since 1970.
     pub fn new(store: Store, trust: ClientTrust, tokens: Tokens, clock: fn() -> Duration) -> Authenticator {
-        let shared = Shared { objects: Objects(store), trust, tokens, revoked: RwLock::default(), clock };
+        let shared = Shared { objects: Objects(store), trust, tokens, revoked: watch::Sender::default(), clock };
         Authenticator { shared: Arc::new(shared) }
     }
 
-    /// From now on certificates over this key (SHA-256 of its SubjectPublicKeyInfo) are refused.
-    pub fn revoke(&self, key_hash: [u8; 32]) {
-        self.shared.revoked.write().unwrap_or_else(PoisonError::into_inner).insert(key_hash);
+    /// From now on certificates over these keys (SHA-256 of the SubjectPublicKeyInfo) are refused, and no others.
+    pub fn shut_out_only(&self, key_hashes: HashSet<[u8; 32]>) {
+        self.shared.revoked.send_if_modified(|known| {
+            *known != key_hashes && {
+                *known = key_hashes;
+                true
+            }
+        });
+    }
+
+    /// Returns when the key of this client comes to be shut out: what it has open ends then. Who comes later is told.
+    pub async fn shut_out(&self, peer: &PeerCertificate) {
+        if let Ok(vouched) = self.judged(peer) {
+            let mut revoked = self.shared.revoked.subscribe();
+            let is_shut_out = |keys: &HashSet<[u8; 32]>| keys.contains(&vouched.key_hash);
+            if !is_shut_out(&revoked.borrow_and_update()) && revoked.wait_for(is_shut_out).await.is_ok() {
+                return;
+            }
+        }
+        std::future::pending().await
     }
 
     /// The identity behind a request: of its client certificate, of its bearer token, or anonymous without either.
@@ -155,19 +175,27 @@ impl Authenticator {
     }
 
     fn by_certificate(&self, peer: &PeerCertificate) -> Result<Identity, AuthnError> {
-        let judged = peer.judged.get_or_init(|| self.shared.trust.judge(&peer.chain, self.now()));
-        let vouched = judged.as_ref().map_err(|reason| AuthnError::Certificate(reason.clone()))?;
-        if self.now() > vouched.not_after {
-            return Err(AuthnError::Certificate("expired".into()));
-        }
-        if self.shared.revoked.read().unwrap_or_else(PoisonError::into_inner).contains(&vouched.key_hash) {
+        let vouched = self.judged(peer).map_err(|reason| AuthnError::Certificate(reason.clone()))?;
+        if self.shared.revoked.borrow().contains(&vouched.key_hash) {
             return Err(AuthnError::Certificate("revoked".into()));
         }
-        let mut groups = vouched.groups.clone();
-        groups.push("system:authenticated".into());
         let credential = vec![format!("X509SHA256={}", hex(&vouched.fingerprint))];
-        let extra = BTreeMap::from([("authentication.kubernetes.io/credential-id".to_owned(), credential)]);
+        let mut extra = BTreeMap::from([("authentication.kubernetes.io/credential-id".to_owned(), credential)]);
+        let mut groups = vouched.groups.clone();
+        if self.now() <= vouched.not_after {
+            groups.push("system:authenticated".into());
+        } else if vouched.is_board() {
+            // However long ago: it holds the key that we signed for this node, and may have the same signed again.
+            groups = vec![boards::EXPIRED.into()];
+            extra.insert(boards::KEY.to_owned(), vec![hex(&vouched.key_hash)]);
+        } else {
+            return Err(AuthnError::Certificate("expired".into()));
+        }
         Ok(Identity { name: vouched.name.clone(), uid: String::new(), groups, extra })
+    }
+
+    fn judged<'a>(&self, peer: &'a PeerCertificate) -> Result<&'a Vouched, &'a String> {
+        peer.judged.get_or_init(|| self.shared.trust.judge(&peer.chain, self.now())).as_ref()
     }
 
     /// Who shows the token, and for which of the asked audiences (none asked: our own).

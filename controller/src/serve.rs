@@ -211,6 +211,7 @@ pub async fn run(options: Options, ready: impl FnOnce(Ready)) -> Result<(), Serv
     let pki = Arc::new(pki);
     let front = Arc::new(assemble(&options, &pki, store.clone(), advertised, encryption.clone())?);
     front.authorizer.follow(&store).await?;
+    front.authenticator.follow(&store).await?;
 
     let mut tasks = JoinSet::new();
     let registry = front.api.registry().clone();
@@ -363,6 +364,10 @@ impl Front {
 }
 
 impl listener::Handler for Front {
+    async fn shut_out(self: Arc<Self>, peer: PeerCertificate) {
+        self.authenticator.shut_out(&peer).await;
+    }
+
     async fn answer(
         self: Arc<Self>,
         request: http::Request<Body>,

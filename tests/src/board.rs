@@ -121,12 +121,17 @@ impl Board {
     /// # Panics
     /// It does not join.
     pub fn join_by(&mut self, controller: &Board, words: &[&str], name: &str) {
-        self.launch(&[&["agent"], words].concat());
+        self.begin(words);
         controller.eventually(&format!("{name} joins; its log:\n{}", self.log()), 60, || {
             let ready = "jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
             let told = controller.try_kubectl(&format!("get node {name} -o {ready}"));
             (told.stdout == b"True").then_some(())
         });
+    }
+
+    /// Starts `bramble agent` with these words, and waits for nothing.
+    pub fn begin(&mut self, words: &[&str]) {
+        self.launch(&[&["agent"], words].concat());
     }
 
     /// Starts `bramble agent` on a board that has joined before; nobody need be there.

@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 use super::{JoinError, ServingNames};
 use crate::link::{Delta, Interest, Link};
 
+/// How long certificates are to live. A board that was off for longer renews with its key; one that was stolen has
+/// nothing that lasts.
+const LIFE_S: u64 = 30 * 86_400;
 const COLLECTION: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
 
 /// What a certificate is to say.
@@ -19,11 +22,15 @@ pub(super) struct Wanted {
     prefix: &'static str,
     node_name: String,
     names: ServingNames,
+    /// Tells one request over a key from the next.
+    instead_of: Vec<u8>,
 }
 
 impl Wanted {
-    pub(super) fn client(node_name: &str) -> Self {
+    /// `instead_of`: the certificate that the new one replaces, if there is one.
+    pub(super) fn client(node_name: &str, instead_of: Option<&CertificateDer<'_>>) -> Self {
         Self {
+            instead_of: instead_of.map(|former| former.to_vec()).unwrap_or_default(),
             signer: "kubernetes.io/kube-apiserver-client-kubelet",
             usages: ["digital signature", "client auth"],
             prefix: "node-csr-",
@@ -34,6 +41,7 @@ impl Wanted {
 
     pub(super) fn serving(node_name: &str, names: &ServingNames) -> Self {
         Self {
+            instead_of: Vec::new(),
             signer: "kubernetes.io/kubelet-serving",
             usages: ["digital signature", "server auth"],
             prefix: "csr-",
@@ -60,7 +68,8 @@ impl Wanted {
             "apiVersion": "certificates.k8s.io/v1",
             "kind": "CertificateSigningRequest",
             "metadata": {"name": name},
-            "spec": {"request": STANDARD.encode(pem), "signerName": self.signer, "usages": self.usages},
+            "spec": {"request": STANDARD.encode(pem), "signerName": self.signer, "usages": self.usages,
+                "expirationSeconds": LIFE_S},
         })
     }
 
@@ -69,6 +78,7 @@ impl Wanted {
         let mut content = key.public_key_raw().to_vec();
         content.extend_from_slice(self.signer.as_bytes());
         content.extend_from_slice(format!("{:?}{:?}", self.names.dns, self.names.ips).as_bytes());
+        content.extend_from_slice(&self.instead_of);
         let hash = ring::digest::digest(&ring::digest::SHA256, &content);
         let hex: String = hash.as_ref()[..16].iter().map(|byte| format!("{byte:02x}")).collect();
         format!("{}{hex}", self.prefix)
@@ -158,7 +168,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_request_waits_for_its_certificate() {
         let key = new_key().unwrap();
-        let wanted = Wanted::client("pi-1");
+        let wanted = Wanted::client("pi-1", None);
         let mut step = 0;
         let transport = FakeTransport::new(move |method, _, body| {
             step += 1;

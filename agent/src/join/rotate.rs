@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rcgen::KeyPair;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -35,18 +36,25 @@ impl Rotation {
     /// Waits until `kept` is due. Without authenticated time nothing is due: the first answer of the server brings it.
     async fn due(&self, kept: &Kept) {
         let random = crate::link::random();
-        // Whatever the dates say, a signer is not asked in a tight loop.
-        tokio::time::sleep(LEAST_INTERVAL).await;
+        let mut unknown = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
         loop {
             let wait = match self.clock.trusted_s() {
                 Some(now_s) => match kept.renew_in_s(now_s, random) {
                     0 => return,
                     seconds => Duration::from_secs(seconds).min(LOOK_AGAIN),
                 },
-                None => Duration::from_secs(30),
+                None => unknown.advance(random),
             };
             tokio::time::sleep(wait).await;
         }
+    }
+}
+
+impl Rotation {
+    /// The same, but never soon: what was just signed is not signed again, whatever the dates say.
+    async fn due_again(&self, kept: &Kept) {
+        tokio::time::sleep(LEAST_INTERVAL).await;
+        self.due(kept).await;
     }
 }
 
@@ -60,7 +68,7 @@ pub async fn rotate_client(rotation: Rotation, joined: Joined) {
     let mut backoff = retries();
     loop {
         rotation.due(&kept).await;
-        match renew_client(&rotation).await {
+        match renew_client(&rotation, &kept).await {
             Ok(renewed) => {
                 if let Err(error) =
                     joined.connection.replace(&Trust::Pinned(joined.authority.clone()), renewed.identity())
@@ -70,6 +78,8 @@ pub async fn rotate_client(rotation: Rotation, joined: Joined) {
                 info!(until = %renewed.until(), "renewed the client certificate");
                 kept = renewed;
                 backoff.reset();
+                // Whatever the dates say, a signer is not asked in a tight loop.
+                tokio::time::sleep(LEAST_INTERVAL).await;
             }
             Err(error) => {
                 warn!(%error, "renewing the client certificate");
@@ -79,14 +89,13 @@ pub async fn rotate_client(rotation: Rotation, joined: Joined) {
     }
 }
 
-async fn renew_client(rotation: &Rotation) -> Result<Kept, JoinError> {
-    let pending = rotation.dir.join("client.pending.key");
-    let key = files::pending_key(&pending)?;
-    let wanted = request::Wanted::client(&rotation.node_name);
+/// Over the same key: it is what the board is.
+async fn renew_client(rotation: &Rotation, kept: &Kept) -> Result<Kept, JoinError> {
+    let key = KeyPair::try_from(&kept.key())
+        .map_err(|error| JoinError::Unusable(format!("the key of the client certificate: {error}")))?;
+    let wanted = request::Wanted::client(&rotation.node_name, kept.chain().first());
     let chain = request::obtain(&rotation.link, &key, &wanted).await?;
-    let kept = files::save_client(&rotation.dir, &chain, &key, rotation.clock.trusted_s())?;
-    files::forget(&pending);
-    Ok(kept)
+    files::save_client(&rotation.dir, &chain, &key, rotation.clock.trusted_s())
 }
 
 /// Gets the serving certificate, then renews it for ever: when it grows old and when the node's names change.
@@ -107,7 +116,7 @@ pub async fn rotate_serving(
         let wanted = names.borrow_and_update().clone();
         if let Some(kept) = kept.as_ref().filter(|kept| kept.covers(&wanted)) {
             tokio::select! {
-                () = rotation.due(kept) => {}
+                () = rotation.due_again(kept) => {}
                 Ok(()) = names.changed() => continue,
             }
         }

@@ -177,7 +177,7 @@ async fn certificates_come_first_and_can_be_revoked() {
     let identity = world.authenticator.authenticate(&none, Some(&peer)).await.unwrap();
     assert_eq!((identity.name.as_str(), identity.groups), ("ann", vec!["dev".into(), "system:authenticated".into()]));
     assert!(identity.extra["authentication.kubernetes.io/credential-id"][0].starts_with("X509SHA256="));
-    world.authenticator.revoke(crate::pki::key::sha256(&key.public_key()));
+    world.authenticator.shut_out_only([crate::pki::key::sha256(&key.public_key())].into());
     assert_eq!(
         world.authenticator.authenticate(&none, Some(&peer)).await,
         Err(AuthnError::Certificate("revoked".into()))
@@ -187,6 +187,51 @@ async fn certificates_come_first_and_can_be_revoked() {
     let token = text(&world.token(json!({})).await.unwrap());
     let headers = header("authorization", &format!("Bearer {token}"));
     assert!(world.authenticator.authenticate(&headers, Some(&wrong)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_board_that_slept_for_years_may_renew_and_nothing_else() {
+    let world = world().await;
+    let key = crate::pki::key::Key::generate().unwrap();
+    let (none, years) = (HeaderMap::new(), 5 * 365 * 86_400);
+    let peer = |name: &str, groups: &[&str]| {
+        let der = world.pki.authority.client(name, groups, &key, NOW - years).unwrap();
+        PeerCertificate::new(vec![CertificateDer::from(der)])
+    };
+    let board = peer("system:node:pi-1", &["system:nodes"]);
+    let identity = world.authenticator.authenticate(&none, Some(&board)).await.unwrap();
+    assert_eq!((identity.name.as_str(), identity.groups), ("system:node:pi-1", vec![boards::EXPIRED.to_owned()]));
+    assert_eq!(identity.extra[boards::KEY], [hex(&crate::pki::key::sha256(&key.public_key()))]);
+    for other in [peer("ann", &["system:nodes"]), peer("system:node:pi-1", &["system:nodes", "system:masters"])] {
+        let refused = world.authenticator.authenticate(&none, Some(&other)).await;
+        assert_eq!(refused, Err(AuthnError::Certificate("expired".into())));
+    }
+}
+
+#[tokio::test]
+async fn who_is_shut_out_is_refused_and_its_connection_ends() {
+    let world = world().await;
+    let key = crate::pki::key::Key::generate().unwrap();
+    let der = world.pki.authority.client("system:node:pi-1", &["system:nodes"], &key, NOW + 10).unwrap();
+    let peer = PeerCertificate::new(vec![CertificateDer::from(der)]);
+    world.authenticator.follow(&world.store).await.unwrap();
+    let none = HeaderMap::new();
+    assert!(world.authenticator.authenticate(&none, Some(&peer)).await.is_ok());
+    let hash = hex(&crate::pki::key::sha256(&key.public_key()));
+    let entry = boards::Entry { node: "pi-1".into(), revoked: Some("2026-01-01T00:00:00Z".into()) };
+    let data = json!({"data": {hash: serde_json::to_string(&entry).unwrap()}});
+    let connection = {
+        let (authenticator, peer) = (world.authenticator.clone(), peer.clone());
+        tokio::spawn(async move { authenticator.shut_out(&peer).await })
+    };
+    tokio::task::yield_now().await;
+    world.put("configmaps/kube-system/board-keys", data).await;
+    connection.await.unwrap();
+    assert!(world.authenticator.authenticate(&none, Some(&peer)).await.is_err());
+    world.remove("configmaps/kube-system/board-keys").await;
+    while world.authenticator.authenticate(&none, Some(&peer)).await.is_err() {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,9 @@ use super::text::{list_at, merge, str_at};
 use super::time::Now;
 use super::view::Key;
 use super::view::meta::{Uid, revision};
-use crate::client::{Client, ClientError, DeleteOptions, ListOptions, Resource};
+use crate::authn::boards;
+use crate::client::{Client, ClientError, DeleteOptions, ListOptions, PatchKind, Resource};
+use crate::pki::approval;
 
 /// A plan's own write, which the view must have seen before the next plan of the same key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -193,6 +195,10 @@ impl Hands {
 
     async fn sign(&self, key: &Key, request: &Value, now: Now) -> Result<(Option<Fence>, String), Failure> {
         let uid = Uid::parse(str_at(request, &["metadata", "uid"]));
+        // First, so that no key is at large which nobody could shut out.
+        if let Some((board_key, node)) = approval::board_key(request) {
+            self.remember_board(&board_key, &node).await?;
+        }
         let signed = (self.options.sign)(request, now.wall());
         self.edit(key, Some("status"), (uid, Some(revision(request))), |object| {
             match signed {
@@ -211,6 +217,28 @@ impl Hands {
             Ok(())
         })
         .await
+    }
+
+    /// Writes a board's key down, unless it is known for this node.
+    async fn remember_board(&self, board_key: &str, node: &str) -> Result<(), Failure> {
+        const CONFIG_MAPS: Resource = Resource::new("", "v1", "configmaps");
+        let namespace = Some(boards::NAMESPACE);
+        let entry = boards::Entry { node: node.to_owned(), revoked: None };
+        let data = json!({ board_key: serde_json::to_string(&entry).unwrap_or_default() });
+        match self.client.get(&CONFIG_MAPS, namespace, boards::NAME).await {
+            Ok(map) if boards::entries(&map).any(|(known, entry)| known == board_key && entry.node == node) => Ok(()),
+            Ok(_) => {
+                let patch = (PatchKind::Merge, &json!({ "data": data }));
+                let patched = self.client.patch(&CONFIG_MAPS, namespace, boards::NAME, None, patch).await;
+                patched.map(drop).map_err(failure)
+            }
+            Err(error) if error.is_not_found() => {
+                let map = json!({ "apiVersion": "v1", "kind": "ConfigMap", "data": data,
+                    "metadata": { "name": boards::NAME, "namespace": boards::NAMESPACE } });
+                self.client.create(&CONFIG_MAPS, namespace, &map).await.map(drop).map_err(failure)
+            }
+            Err(error) => Err(failure(error)),
+        }
     }
 
     async fn token(

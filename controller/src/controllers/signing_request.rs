@@ -8,6 +8,7 @@ use super::text::list_at;
 use super::view::meta::revision;
 use super::view::policy::SigningRequest;
 use super::view::{Change, Key, View};
+use crate::authn::boards;
 use crate::pki::approval::{recognise, serves_only_itself};
 use crate::pki::signer::{KUBELET_SERVING, is_ours};
 
@@ -73,6 +74,14 @@ fn approve(view: &View, key: &Key, context: &Context) -> Plan {
     if &*request.signer == KUBELET_SERVING && !serves_only_itself(whole, &found.node_name, &nodes(view)) {
         return Plan::default();
     }
+    if found.subresource == "nodeclient" {
+        match context.reads.object(&board_keys()) {
+            // Whoever was shut out may hold a token too: that name is given again by a person.
+            Ok(Some(map)) if was_shut_out(map, &found.node_name) => return Plan::default(),
+            Ok(_) => {}
+            Err(needs) => return needs,
+        }
+    }
     let spec = access(whole, found.subresource);
     match context.reads.access.get(&spec) {
         None => Plan::needs([Need::Access(spec)]),
@@ -89,6 +98,14 @@ fn approve(view: &View, key: &Key, context: &Context) -> Plan {
             Plan::act(Action::Edit { key: key.clone(), subresource: Some("approval"), uid, revision, merge })
         }
     }
+}
+
+fn board_keys() -> Key {
+    Key { kind: KindId::CONFIG_MAPS, namespace: boards::NAMESPACE.into(), name: boards::NAME.into() }
+}
+
+fn was_shut_out(board_keys: &Value, node_name: &str) -> bool {
+    boards::entries(board_keys).any(|(_, entry)| entry.node == node_name && entry.revoked.is_some())
 }
 
 /// Nodes as far as `serves_only_itself` looks at them.
@@ -166,6 +183,29 @@ mod tests {
         world.put(request(json!([{ "type": "Approved", "status": "True" }])));
         world.settle();
         assert_eq!(world.objects[&key]["status"]["certificate"], "signed");
+    }
+
+    #[test]
+    fn the_name_of_a_board_that_was_shut_out_waits_for_a_person() {
+        use base64::Engine;
+        let pem = crate::pki::tests::request("system:node:pi-1", &["system:nodes"], &[]);
+        let joining = json!({ "apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+            "metadata": { "name": "r" },
+            "spec": { "signerName": "kubernetes.io/kube-apiserver-client-kubelet", "username": "system:bootstrap:abc123",
+                "usages": ["digital signature", "client auth"],
+                "request": base64::prelude::BASE64_STANDARD.encode(pem) } });
+        let approved = |entry: &str| {
+            let mut world = World::new(&[&APPROVING]);
+            world.allowed.insert("nodeclient".into());
+            world.put(json!({ "apiVersion": "v1", "kind": "ConfigMap", "data": { "ab".repeat(32): entry },
+                "metadata": { "name": boards::NAME, "namespace": boards::NAMESPACE } }));
+            let key = world.put(joining.clone());
+            world.settle();
+            world.objects[&key]["status"]["conditions"][0]["type"] == "Approved"
+        };
+        assert!(approved(r#"{"node":"pi-1"}"#));
+        assert!(approved(r#"{"node":"pi-2","revoked":"2026-01-01T00:00:00Z"}"#));
+        assert!(!approved(r#"{"node":"pi-1","revoked":"2026-01-01T00:00:00Z"}"#));
     }
 
     #[test]

@@ -5,8 +5,10 @@ use core::net::IpAddr;
 use serde_json::Value;
 
 use super::certificate::AltName;
+use super::key::{hex, sha256};
 use super::request::Request;
 use super::signer::{KUBELET_CLIENT, KUBELET_SERVING, validate};
+use crate::authn::boards;
 
 /// A request that may be approved if its author holds a right.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +30,11 @@ pub fn recognise(object: &Value) -> Option<Recognised> {
     validate(signer, &request, &usages(object)).ok()?;
     let node_name = request.common_name.strip_prefix("system:node:")?.to_owned();
     let own = text("/spec/username") == request.common_name;
+    // Who comes with an expired certificate gets one over the same key, and only for itself.
+    let extra = object.pointer("/spec/extra").and_then(|extra| extra.get(boards::KEY)?.get(0)?.as_str());
+    if extra.is_some_and(|key| !own || signer != KUBELET_CLIENT || key != hex(&sha256(&request.public_key))) {
+        return None;
+    }
     let (subresource, message) = match (signer, own) {
         (KUBELET_CLIENT, true) => {
             ("selfnodeclient", "Auto approving self kubelet client certificate after SubjectAccessReview.")
@@ -41,6 +48,14 @@ pub fn recognise(object: &Value) -> Option<Recognised> {
         _ => return None,
     };
     Some(Recognised { subresource, message, node_name })
+}
+
+/// The key (SHA-256, hexadecimal digits) and the node of a request for a board's client certificate.
+pub fn board_key(object: &Value) -> Option<(String, String)> {
+    let text = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+    let request =
+        Request::from_base64(text("/spec/request")).ok().filter(|_| text("/spec/signerName") == KUBELET_CLIENT)?;
+    Some((hex(&sha256(&request.public_key)), request.common_name.strip_prefix("system:node:")?.to_owned()))
 }
 
 /// Whether all names in a request for a serving certificate are the node's own, by its Node object, and no other node's. So a
@@ -108,6 +123,22 @@ mod tests {
         assert_eq!(what(&csr("system:node:pi-1", KUBELET_SERVING, "server auth", &["pi-1"])), Some("selfnodeserver"));
         assert_eq!(what(&csr("system:node:pi-2", KUBELET_SERVING, "server auth", &["pi-1"])), None);
         assert_eq!(what(&csr("system:node:pi-1", "example.com/x", "client auth", &[])), None);
+    }
+
+    #[test]
+    fn an_expired_board_gets_the_same_key_signed_again() {
+        let mut renewal = csr("system:node:pi-1", KUBELET_CLIENT, "client auth", &[]);
+        let (key, node) = board_key(&renewal).unwrap();
+        assert_eq!((key.len(), node.as_str()), (64, "pi-1"));
+        renewal["spec"]["extra"] = json!({boards::KEY: [key]});
+        assert_eq!(recognise(&renewal).map(|found| found.subresource), Some("selfnodeclient"));
+        for (field, other) in
+            [("username", json!("system:node:pi-2")), ("extra", json!({boards::KEY: ["0".repeat(64)]}))]
+        {
+            let mut other_one = renewal.clone();
+            other_one["spec"][field] = other;
+            assert_eq!(recognise(&other_one), None, "{field}");
+        }
     }
 
     #[test]

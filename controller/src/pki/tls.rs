@@ -152,6 +152,13 @@ pub struct Vouched {
     pub not_after: i64,
 }
 
+impl Vouched {
+    /// Whether it is a board's.
+    pub fn is_board(&self) -> bool {
+        self.name.starts_with("system:node:") && self.groups == ["system:nodes"]
+    }
+}
+
 /// Judges client certificates against our authority.
 #[derive(Clone)]
 pub struct ClientTrust {
@@ -172,13 +179,19 @@ impl ClientTrust {
         Ok(ClientTrust { verifier })
     }
 
-    /// Judges a chain, leaf first. The error is for the log.
+    /// Judges a chain, leaf first: what it was worth while it was good. Whether it still is, is for the caller to say, by
+    /// [`Vouched::not_after`]; that our clock stands before its beginning only says that our clock is behind. The error is
+    /// for the log.
     pub fn judge(&self, chain: &[CertificateDer<'_>], now: i64) -> Result<Vouched, String> {
         let (leaf, rest) = chain.split_first().ok_or("no certificate")?;
-        let seconds = u64::try_from(now.max(TIME_FLOOR)).unwrap_or_default();
+        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
+        let (begin, end) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
+        if begin > end {
+            return Err("the certificate is never valid".into());
+        }
+        let seconds = u64::try_from(now.max(TIME_FLOOR).clamp(begin, end)).unwrap_or_default();
         let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
         self.verifier.verify_client_cert(leaf, rest, time).map_err(|error| error.to_string())?;
-        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
         let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| {
             attribute.as_str().map(str::to_owned).map_err(|error| error.to_string())
         };
@@ -191,7 +204,7 @@ impl ClientTrust {
             groups: parsed.subject().iter_organization().map(text).collect::<Result<_, _>>()?,
             key_hash: super::key::sha256(parsed.public_key().raw),
             fingerprint: super::key::sha256(leaf),
-            not_after: parsed.validity().not_after.timestamp(),
+            not_after: end,
         })
     }
 }

@@ -39,6 +39,9 @@ pub(crate) trait Handler: Send + Sync + 'static {
         request: http::Request<Body>,
         peer: Option<PeerCertificate>,
     ) -> impl Future<Output = http::Response<Body>> + Send;
+
+    /// Returns when a client is not to be served any more.
+    fn shut_out(self: Arc<Self>, peer: PeerCertificate) -> impl Future<Output = ()> + Send;
 }
 
 /// Accepts connections for ever.
@@ -77,6 +80,15 @@ async fn serve<H: Handler>(
     let h2 = session.alpn_protocol() == Some(b"h2");
     let chain = session.peer_certificates().filter(|chain| !chain.is_empty());
     let peer = chain.map(|chain| PeerCertificate::new(chain.iter().map(|one| one.clone().into_owned()).collect()));
+    let ends = {
+        let (handler, peer) = (handler.clone(), peer.clone());
+        async move {
+            match peer {
+                Some(peer) => handler.shut_out(peer).await,
+                None => std::future::pending().await,
+            }
+        }
+    };
     let service = service_fn(move |request: http::Request<Incoming>| {
         let (handler, peer) = (handler.clone(), peer.clone());
         async move {
@@ -84,23 +96,23 @@ async fn serve<H: Handler>(
             Ok::<_, std::convert::Infallible>(handler.answer(request, peer).await)
         }
     });
-    if h2 {
-        http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_header_list_size(HEAD_BYTES as u32)
-            .keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_WITHIN)
-            .serve_connection(TokioIo::new(stream), service)
-            .await?;
-    } else {
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD)
-            .max_buf_size(HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades()
-            .await?;
+    let stream = TokioIo::new(stream);
+    let serving = async move {
+        if h2 {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder.timer(TokioTimer::new()).max_concurrent_streams(STREAMS_MAX);
+            builder.max_header_list_size(HEAD_BYTES as u32);
+            builder.keep_alive_interval(PING_EVERY).keep_alive_timeout(PING_WITHIN);
+            builder.serve_connection(stream, service).await
+        } else {
+            let mut builder = http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(HEAD_BYTES);
+            builder.serve_connection(stream, service).with_upgrades().await
+        }
+    };
+    tokio::select! {
+        served = serving => served?,
+        () = ends => tracing::info!("a client that is shut out was connected"),
     }
     Ok(())
 }
