@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 
+use crate::announce;
 use crate::checkpoint::Checkpoint;
 use crate::images::{BoardImages, Registries};
 use crate::instance::Instance;
@@ -166,6 +167,9 @@ impl Agent {
         let services = checkpoint.as_ref().map(Checkpoint::share);
         tokio::spawn(pods::run(board, self.link.clone(), self.clock.clone(), checkpoint));
         tokio::spawn(network::peering::run(self.link.clone(), self.network.clone(), options.node_name.clone()));
+        let announcing =
+            announce::run(self.link.clone(), self.clock.clone(), options.node_name.clone(), proxy.announced());
+        tokio::spawn(announcing);
         tokio::spawn(services::run(self.link.clone(), proxy.clone(), services));
         tokio::spawn(answer_names(dns_options(options), proxy));
         tokio::spawn(answer_locally(options.instance.run_dir.clone(), self.images.clone(), self.table.clone()));

@@ -63,6 +63,7 @@ Options of up and controller
   --no-mdns                 boards of this link are not told where the controller is (multicast DNS)
   --cluster-cidr CIDR       pods                            (default 10.42.0.0/16)
   --service-cidr CIDR       services                        (default 10.43.0.0/16)
+  --load-balancer-pool RANGE[,RANGE]   such as 192.168.1.240-192.168.1.250: for Services of type LoadBalancer
   --snapshot-every TIME     such as 12h, 30m: snapshots by the clock, of root alone   (default: none)
   --snapshot-keep N         the newest ones stay            (default 5)
   --snapshot-dir DIR        where                           (default <data dir>/snapshots, if no bucket is named)
@@ -244,6 +245,8 @@ pub(crate) struct Options {
     pub(crate) advertise_address: Option<String>,
     /// The range of pod addresses.
     pub(crate) cluster_cidr: String,
+    /// Ranges of addresses for load balancers.
+    pub(crate) load_balancer_pool: Vec<String>,
     /// The range of service addresses.
     pub(crate) service_cidr: String,
     /// Whether a controller answers who looks for it on the link.
@@ -323,6 +326,7 @@ impl Default for Options {
             advertise_address: None,
             cluster_cidr: "10.42.0.0/16".into(),
             service_cidr: "10.43.0.0/16".into(),
+            load_balancer_pool: Vec::new(),
             mdns: true,
             bundle: BundleOptions::default(),
             server: None,
@@ -392,6 +396,10 @@ fn option(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Res
         "listen" => options.listen.push(parser.value()?.string()?),
         "advertise-address" => options.advertise_address = Some(parser.value()?.string()?),
         "cluster-cidr" => options.cluster_cidr = parser.value()?.string()?,
+        "load-balancer-pool" => {
+            let ranges = parser.value()?.string()?;
+            options.load_balancer_pool.extend(ranges.split(',').map(|range| range.trim().to_owned()));
+        }
         "service-cidr" => options.service_cidr = parser.value()?.string()?,
         "no-mdns" => options.mdns = false,
         "bundle" => options.bundle.file = Some(parser.value()?.into()),

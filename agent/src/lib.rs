@@ -17,6 +17,7 @@
 //! **Architecture invariant:** only our own nftables table is ever written, one transaction at a time.
 
 pub mod agent;
+pub mod announce;
 pub mod checkpoint;
 pub mod discovery;
 pub mod dns;

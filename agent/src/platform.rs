@@ -1,9 +1,12 @@
-//! Shell: the agent's only unsafe lines: a descriptor for the event loop, and memory given back to the system.
+//! Shell: the agent's only unsafe lines: descriptors for the event loop, one of the link layer, and memory given back to the
+//! system.
 
-use std::os::fd::OwnedFd;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -22,6 +25,45 @@ pub fn pollable(fd: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<Owne
 pub(crate) fn pollable_socket(socket: Socket) -> std::io::Result<AsyncFd<Socket>> {
     // SAFETY: a `Socket` owns its descriptor, always names the same one and closes it only when it is dropped.
     Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE)? })
+}
+
+/// Hears, on one interface, ARP that concerns one address, and sends there. Nothing else wakes it up.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn arp_socket(interface: u32, ip: Ipv4Addr) -> std::io::Result<OwnedFd> {
+    let protocol = (libc::ETH_P_ARP as u16).to_be();
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    // Deaf until it is bound and filtered.
+    let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
+    let statement = |code: u32, jt: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf: 0, k };
+    // Of a whole Ethernet frame: is the address that it asks for this one? Then all of it, else nothing.
+    let mut program = [
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 38),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, ip.into()),
+        statement(libc::BPF_RET | libc::BPF_K, 0, 0),
+        statement(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    let fd = socket.as_raw_fd();
+    // SAFETY: the descriptor is open, and the program lives and is as long as it says during the call.
+    let filtered = unsafe {
+        let size = size_of::<libc::sock_fprog>() as libc::socklen_t;
+        libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, (&raw const filter).cast(), size)
+    };
+    // SAFETY: it is a plain structure, of which all zeroes are a value.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = protocol;
+    address.sll_ifindex = i32::try_from(interface).unwrap_or_default();
+    let bind = || {
+        // SAFETY: the descriptor is open, and the address is as long as it says.
+        unsafe { libc::bind(fd, (&raw const address).cast(), size_of::<libc::sockaddr_ll>() as libc::socklen_t) }
+    };
+    if filtered != 0 || bind() != 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok(socket)
 }
 
 /// Keeps the daemons' heaps small: one arena for all threads, because each further one keeps what its bursts freed.

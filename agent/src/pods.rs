@@ -35,6 +35,7 @@ pub use doors::{
     Credential, HostPort, ImageConfig, ImageRef, ImageRequest, Images, NetworkError, NodeImage, Pending, PodNetRequest,
     PodNetwork, Protocol, PullError, PullPolicy,
 };
+pub(crate) use events::Recorder;
 pub use runtime::{BoardRuntime, ContainerRuntime, ExecOutcome};
 pub use table::{ContainerEntry, ContainerInstance, ContainerKind, InstanceState, LookupError, PodEntry, Table};
 

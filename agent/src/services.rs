@@ -30,7 +30,7 @@ mod unit;
 
 #[cfg(test)]
 pub(crate) use index::Collection;
-pub use index::{Endpoint, Index, Service, ServicePort, SlicePort};
+pub use index::{Announced, Endpoint, Index, Service, ServicePort, SlicePort};
 pub use proxy::{Error, Options, Proxy};
 pub(crate) use proxy::{chain, remove_table};
 pub use run::run;

@@ -25,6 +25,7 @@ mod endpoints;
 mod garbage;
 #[cfg(test)]
 mod live;
+mod load_balancer;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -42,6 +43,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+pub use self::load_balancer::Pool;
 use self::plan::Controller;
 use crate::client::Client;
 
@@ -59,6 +61,8 @@ pub struct Options {
     pub root_ca: String,
     /// Pods' addresses, such as `10.42.0.0/16`.
     pub cluster_cidr: String,
+    /// Addresses for Services of type LoadBalancer; none are given without.
+    pub load_balancer_pool: Pool,
     /// Signs certificate requests.
     pub sign: Sign,
     /// Signs the tokens of token Secrets.
@@ -78,6 +82,7 @@ const TABLE: &[Controller] = &[
     endpoints::CONTROLLER,
     endpoint_slice::CONTROLLER,
     endpoint_slice::MIRRORING,
+    load_balancer::CONTROLLER,
     node_ipam::CONTROLLER,
     node_lifecycle::CONTROLLER,
     taint_eviction::CONTROLLER,

@@ -24,7 +24,7 @@ use crate::authz::Authorizer;
 use crate::backup::{self, Schedule};
 use crate::bootstrap::{self, Facts};
 use crate::client::{Client, ClientError};
-use crate::controllers;
+use crate::controllers::{self, Pool};
 use crate::election::{Candidate, lead};
 use crate::encryption::{Encryption, EncryptionError};
 use crate::identity::Identity;
@@ -56,6 +56,8 @@ pub struct Options {
     pub service_cidr: (Ipv4Addr, u8),
     /// Pod addresses, such as `10.42.0.0/16`; each node gets a /24.
     pub cluster_cidr: String,
+    /// Addresses for Services of type LoadBalancer.
+    pub load_balancer_pool: Pool,
     /// `cluster.local`.
     pub cluster_domain: String,
     /// Node ports.
@@ -82,6 +84,7 @@ impl Options {
             node_name: node_name.to_owned(),
             service_cidr: (Ipv4Addr::new(10, 43, 0, 0), 16),
             cluster_cidr: "10.42.0.0/16".to_owned(),
+            load_balancer_pool: Pool::default(),
             cluster_domain: "cluster.local".to_owned(),
             node_port_range: 30_000..=32_767,
             join_file: None,
@@ -309,6 +312,7 @@ fn start_controllers(
     let settings = controllers::Options {
         root_ca: pki.authority.certificate_pem().to_owned(),
         cluster_cidr: options.cluster_cidr.clone(),
+        load_balancer_pool: options.load_balancer_pool.clone(),
         sign: Arc::new(move |request: &Value, now| signer.authority.sign_object(request, now)),
         account_token: Arc::new(move |namespace: &str, name: &str, uid: &str, secret: &str| {
             let token = issuer.tokens().issue_legacy(namespace, (name, uid), secret);

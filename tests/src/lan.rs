@@ -57,6 +57,14 @@ impl Lan {
         self.run(&format!("ip link set port{number} {}", if connected { "up" } else { "down" }));
     }
 
+    /// A command on the router, which is on every link and no board.
+    #[must_use]
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.netns)).arg(program);
+        command
+    }
+
     fn run(&self, line: &str) {
         let words = line.split(' ');
         let _ = succeed(Command::new("nsenter").arg(format!("--net=/run/netns/{}", self.netns)).args(words));

@@ -130,6 +130,9 @@ pub(crate) fn controller_options(options: &Options) -> anyhow::Result<bramble_co
     settings.listen = listeners(options)?;
     settings.service_cidr = (network, prefix.context("--service-cidr has no length")?);
     settings.cluster_cidr.clone_from(&options.cluster_cidr);
+    for range in &options.load_balancer_pool {
+        settings.load_balancer_pool.add(range).map_err(|why| anyhow!("--load-balancer-pool: {why}"))?;
+    }
     settings.join_file.clone_from(&options.join_file);
     settings.encryption_provider_config.clone_from(&options.encryption_provider_config);
     settings.snapshots = schedules(options)?;

@@ -175,6 +175,9 @@ fn children(options: &Options) -> anyhow::Result<Vec<Child>> {
     let mut controller = shared.clone();
     controller.extend(["--cluster-cidr".into(), options.cluster_cidr.clone()]);
     controller.extend(["--service-cidr".into(), options.service_cidr.clone()]);
+    for range in &options.load_balancer_pool {
+        controller.extend(["--load-balancer-pool".into(), range.clone()]);
+    }
     for listen in &options.listen {
         controller.extend(["--listen".into(), listen.clone()]);
     }

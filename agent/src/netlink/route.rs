@@ -219,6 +219,11 @@ pub(crate) enum Reach {
     Routed,
 }
 
+/// The interface through which this host reaches an address.
+pub(crate) fn parse_interface(payload: &[u8]) -> Option<u32> {
+    attribute(payload.get(12..)?, 4)?.try_into().ok().map(u32::from_ne_bytes)
+}
+
 pub(crate) fn parse_reach(payload: &[u8]) -> Option<Reach> {
     let (header, body) = (payload.get(..12)?, payload.get(12..)?);
     let (unicast, local) = (1, 2);
@@ -260,13 +265,16 @@ pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) name: String,
     pub(crate) mtu: u32,
+    /// Of an Ethernet.
+    pub(crate) mac: Option<Mac>,
 }
 
 pub(crate) fn parse_link(payload: &[u8]) -> Option<Link> {
     let index = u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?);
     let body = payload.get(16..)?;
     let mtu = attribute(body, 4).and_then(|v| v.try_into().ok()).map_or(0, u32::from_ne_bytes);
-    Some(Link { index, name: text(attribute(body, 3)?).to_owned(), mtu })
+    let mac = attribute(body, 1).and_then(|mac| mac.try_into().ok());
+    Some(Link { index, name: text(attribute(body, 3)?).to_owned(), mtu, mac })
 }
 
 pub(crate) fn ip(bytes: &[u8]) -> Option<IpAddr> {

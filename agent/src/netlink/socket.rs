@@ -12,6 +12,7 @@ use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto, socket_with, sockopt,
 };
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// What the kernel may answer with at once: dumps come in pages of at most 32 KiB.
@@ -285,6 +286,16 @@ pub(crate) fn links(socket: &Socket) -> Result<Vec<route::Link>, Error> {
     let mut links = Vec::new();
     socket.dump(&question, |message| links.extend(route::parse_link(message.payload)))?;
     Ok(links)
+}
+
+/// The interface through which this thread's namespace reaches an address.
+pub(crate) fn link_towards(socket: &Socket, ip: IpAddr) -> Result<route::Link, Error> {
+    let mut question = Batch::default();
+    route::get_route(&mut question, ip);
+    let mut index = None;
+    socket.dump(&question, |message| index = route::parse_interface(message.payload))?;
+    let found = links(socket)?.into_iter().find(|link| Some(link.index) == index);
+    found.ok_or(Error::Malformed)
 }
 
 /// The routes to other boards' pods in this thread's namespace.

@@ -52,6 +52,12 @@ impl Recorder {
         self.record(pod, container, "Warning", reason, message);
     }
 
+    /// `Normal` about something else than a pod, by its reference.
+    pub(crate) fn about(&self, object: Value, namespace: &str, reason: &'static str, message: String) {
+        // A full queue drops the event.
+        let _ = self.sender.try_send(Note { object, namespace: namespace.to_owned(), kind: "Normal", reason, message });
+    }
+
     fn record(&self, pod: &Pod, container: Option<&str>, kind: &'static str, reason: &'static str, message: String) {
         let meta = &pod.metadata;
         let mut object = json!({

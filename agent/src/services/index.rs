@@ -2,13 +2,16 @@
 
 use super::parse;
 use crate::network::Cidr;
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A service's namespace and name as `namespace/name`.
 pub(crate) type Key = Arc<str>;
+
+/// Addresses of the site's load balancer, with the service (`namespace/name`) and its uid.
+pub type Announced = BTreeMap<Ipv4Addr, (Arc<str>, Arc<str>)>;
 
 /// One service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,6 +26,8 @@ pub struct Service {
     pub external_ips: Vec<IpAddr>,
     /// Addresses of the load balancer, from its status.
     pub ingress_ips: Vec<IpAddr>,
+    /// The Service's uid, where boards announce the load balancer's addresses.
+    pub announced: Option<Arc<str>>,
     /// Who may use the load balancer's addresses; none is everybody.
     pub source_ranges: Vec<Cidr>,
     /// In the order of the manifest.
@@ -169,6 +174,26 @@ impl Index {
         let service = self.services.get(key)?.clone();
         let names = self.behind.get(key).into_iter().flatten();
         Some(Snapshot { service, slices: names.filter_map(|name| self.slices.get(name).cloned()).collect() })
+    }
+
+    /// The addresses that this board may announce.
+    pub(crate) fn announced(&self) -> Announced {
+        let wanted =
+            self.services.iter().filter_map(|(key, service)| Some((key, service, service.announced.as_ref()?)));
+        let serves = |key: &Key, service: &Service| {
+            let names = self.behind.get(key).into_iter().flatten().filter_map(|name| self.slices.get(name));
+            let mut endpoints = names.flat_map(|slice| &slice.endpoints);
+            !service.external_local
+                || endpoints.any(|endpoint| endpoint.local && (endpoint.ready || service.publish_not_ready))
+        };
+        let mine = wanted.filter(|(key, service, _)| serves(key, service));
+        let addresses = mine.flat_map(|(key, service, uid)| service.ingress_ips.iter().map(move |ip| (*ip, key, uid)));
+        addresses
+            .filter_map(|(ip, key, uid)| match ip {
+                IpAddr::V4(ip) => Some((ip, (key.clone(), uid.clone()))),
+                IpAddr::V6(_) => None,
+            })
+            .collect()
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = &Key> {

@@ -4,6 +4,9 @@ use super::index::{Endpoint, Key, Service, ServicePort, Slice};
 use core::net::IpAddr;
 use serde_json::Value;
 
+/// The type of the condition with which the controller says that an address is the boards' to announce.
+const BALANCED: &str = "bramble.dev/LoadBalancerAddress";
+
 /// `namespace/name`
 pub(crate) fn key(object: &Value) -> Option<Key> {
     let metadata = object.get("metadata")?;
@@ -28,7 +31,10 @@ pub(crate) fn service(object: &Value) -> Service {
     let ingress = list(&object["status"]["loadBalancer"]["ingress"]);
     let ingress_ips = ingress.filter(|entry| entry["ipMode"] != "Proxy").filter_map(|entry| address(&entry["ip"]));
     let source_ranges = list(&spec["loadBalancerSourceRanges"]).filter_map(|range| range.as_str()?.trim().parse().ok());
+    let is_ours = |condition: &&Value| condition["type"] == BALANCED && condition["status"] == "True";
+    let announced = list(&object["status"]["conditions"]).find(is_ours);
     Service {
+        announced: announced.and_then(|_| object["metadata"]["uid"].as_str()).map(Into::into),
         headless: external_name.is_none() && cluster_ip == "None",
         cluster_ips: if external_name.is_some() { Vec::new() } else { cluster_ips },
         external_ips: addresses(&spec["externalIPs"]),

@@ -2,7 +2,7 @@
 
 use super::conntrack::{self, Stale};
 use super::difference::{self, Hairpin};
-use super::index::{Collection, Index, Key, Snapshot};
+use super::index::{Announced, Collection, Index, Key, Snapshot};
 use super::render::{self, Facts};
 use super::unit::Unit;
 use crate::instance::Instance;
@@ -16,7 +16,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// How often a transaction is tried when others change the ruleset between our look and our commit.
 const TRIES: u32 = 16;
@@ -64,6 +64,7 @@ struct Inner {
     index: Arc<RwLock<Index>>,
     state: Mutex<State>,
     changed: Notify,
+    announced: watch::Sender<Announced>,
 }
 
 struct State {
@@ -114,6 +115,7 @@ impl Proxy {
             index: Arc::new(RwLock::new(Index::new(&options.node_name, &options.zone))),
             state: Mutex::new(state),
             changed: Notify::new(),
+            announced: watch::Sender::default(),
         }))
     }
 
@@ -195,6 +197,7 @@ impl Proxy {
             }
         };
         drop(state);
+        self.announce();
         if stale != Stale::Nothing {
             match conntrack::forget(&stale) {
                 Ok(flows) => tracing::debug!(flows, "forgot UDP flows to endpoints that are gone"),
@@ -202,6 +205,22 @@ impl Proxy {
             }
         }
         Ok(())
+    }
+
+    /// The addresses of the site's load balancer that this board may announce, once they lead somewhere.
+    #[must_use]
+    pub fn announced(&self) -> watch::Receiver<Announced> {
+        self.0.announced.subscribe()
+    }
+
+    fn announce(&self) {
+        let now = self.0.index.read().unwrap_or_else(PoisonError::into_inner).announced();
+        self.0.announced.send_if_modified(|known| {
+            *known != now && {
+                *known = now;
+                true
+            }
+        });
     }
 
     /// Reads the notifications on `monitor`; when somebody else changed our table it is to be replaced whole.

@@ -50,6 +50,7 @@ impl World {
             actions: 0,
             refuse: BTreeMap::new(),
             options: Options {
+                load_balancer_pool: Default::default(),
                 root_ca: "CA".into(),
                 cluster_cidr: "10.42.0.0/16".into(),
                 sign: Arc::new(|_, _| Ok("signed".into())),

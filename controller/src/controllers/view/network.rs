@@ -1,5 +1,6 @@
 //! Pure: Services, Endpoints and EndpointSlices as the controllers see them.
 
+use core::net::Ipv4Addr;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -36,6 +37,42 @@ pub(crate) struct Service {
     pub(crate) external_name: bool,
     pub(crate) publish_not_ready: bool,
     pub(crate) families: Box<[Str]>,
+    /// Of one that has, or wants, an address of the site's load balancer.
+    pub(crate) balancer: Option<Box<Balancer>>,
+}
+
+/// What a Service asks of the site's load balancer, and what it has of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Balancer {
+    /// It is of type LoadBalancer, and of no other class.
+    pub(crate) wanted: bool,
+    /// The address that it asks for.
+    pub(crate) asked: Option<Str>,
+    /// The address of its status.
+    pub(crate) held: Option<Ipv4Addr>,
+    /// The message of our condition.
+    pub(crate) condition: Option<Str>,
+}
+
+/// The type of the condition by which boards know an address as theirs to announce.
+pub(crate) const BALANCED: &str = "bramble.dev/LoadBalancerAddress";
+/// Where a Service may ask for an address, since upstream's field is deprecated.
+const ADDRESS: &str = "bramble.dev/load-balancer-ip";
+
+fn balancer(object: &Value, interner: &mut Interner) -> Option<Box<Balancer>> {
+    let ours = str_at(object, &["spec", "loadBalancerClass"]).is_empty();
+    let wanted = str_at(object, &["spec", "type"]) == "LoadBalancer" && ours;
+    let conditions = list_at(object, &["status", "conditions"]).iter();
+    let condition =
+        conditions.filter(|one| str_at(one, &["type"]) == BALANCED).find_map(|one| interner.text_at(one, &["message"]));
+    if !wanted && condition.is_none() {
+        return None;
+    }
+    let asked = interner.text_at(object, &["metadata", "annotations", ADDRESS]);
+    let asked = asked.or_else(|| interner.text_at(object, &["spec", "loadBalancerIP"]));
+    let ingress = list_at(object, &["status", "loadBalancer", "ingress"]);
+    let held = ingress.first().filter(|_| ingress.len() == 1).and_then(|one| str_at(one, &["ip"]).parse().ok());
+    Some(Box::new(Balancer { wanted, asked, held, condition }))
 }
 
 /// An Endpoints object: only whether it is what we would write.
@@ -107,6 +144,7 @@ pub(crate) fn project_service(object: &Value, interner: &mut Interner) -> Option
         external_name: str_at(object, &["spec", "type"]) == "ExternalName",
         publish_not_ready: flag_at(object, &["spec", "publishNotReadyAddresses"]),
         families: families.into(),
+        balancer: balancer(object, interner),
     })))
 }
 

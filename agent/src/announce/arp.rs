@@ -1,0 +1,105 @@
+//! Pure: ARP over Ethernet (RFC 826), and its announcements (RFC 5227).
+
+use std::net::Ipv4Addr;
+
+use crate::netlink::route::Mac;
+
+/// Ethernet's header and ARP's message; what follows is filling.
+pub(super) const FRAME_BYTES: usize = 14 + 28;
+const EVERYBODY: Mac = [0xff; 6];
+const NOBODY: Mac = [0; 6];
+const REQUEST: u16 = 1;
+const REPLY: u16 = 2;
+
+/// "This address is at that board": a question for an address by who has it, as everybody understands it.
+pub(super) fn announcement(ip: Ipv4Addr, mac: Mac) -> [u8; FRAME_BYTES] {
+    frame((EVERYBODY, mac), REQUEST, (mac, ip), (NOBODY, ip))
+}
+
+/// The answer to a question.
+pub(super) fn answer(ip: Ipv4Addr, mac: Mac, (asker_ip, asker_mac): (Ipv4Addr, Mac)) -> [u8; FRAME_BYTES] {
+    frame((asker_mac, mac), REPLY, (mac, ip), (asker_mac, asker_ip))
+}
+
+fn frame(
+    (to, from): (Mac, Mac),
+    operation: u16,
+    (sender_mac, sender_ip): (Mac, Ipv4Addr),
+    (target_mac, target_ip): (Mac, Ipv4Addr),
+) -> [u8; FRAME_BYTES] {
+    let mut bytes = [0; FRAME_BYTES];
+    bytes[..6].copy_from_slice(&to);
+    bytes[6..12].copy_from_slice(&from);
+    // ARP; Ethernet, IPv4, and the lengths of their addresses.
+    bytes[12..20].copy_from_slice(&[0x08, 0x06, 0, 1, 0x08, 0, 6, 4]);
+    bytes[20..22].copy_from_slice(&operation.to_be_bytes());
+    bytes[22..28].copy_from_slice(&sender_mac);
+    bytes[28..32].copy_from_slice(&sender_ip.octets());
+    bytes[32..38].copy_from_slice(&target_mac);
+    bytes[38..42].copy_from_slice(&target_ip.octets());
+    bytes
+}
+
+/// What a frame says of our address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// Another board has it.
+    Announcement(Mac),
+    /// Somebody asks for it.
+    Question {
+        /// Who.
+        mac: Mac,
+        /// By its own address; unspecified where somebody only wants to know whether it is free.
+        ip: Ipv4Addr,
+    },
+    /// No concern of ours.
+    Nothing,
+}
+
+pub(super) fn parse(frame: &[u8], ip: Ipv4Addr, own: Mac) -> Heard {
+    let part = |from: usize, to: usize| frame.get(from..to);
+    if part(12, 20) != Some(&[0x08, 0x06, 0, 1, 0x08, 0, 6, 4]) || part(38, 42) != Some(&ip.octets()) {
+        return Heard::Nothing;
+    }
+    let mac = part(22, 28).and_then(|mac| Mac::try_from(mac).ok()).unwrap_or(own);
+    let sender = part(28, 32).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()).map(Ipv4Addr::from);
+    if mac == own || mac[0] & 1 != 0 {
+        return Heard::Nothing;
+    }
+    match (sender, part(20, 22)) {
+        (Some(sender), _) if sender == ip => Heard::Announcement(mac),
+        (Some(sender), Some([0, 1])) => Heard::Question { mac, ip: sender },
+        _ => Heard::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
+    const ONE: Mac = [2, 0, 0, 0, 0, 1];
+    const TWO: Mac = [2, 0, 0, 0, 0, 2];
+
+    #[test]
+    fn announcements_and_questions_are_told_apart() {
+        assert_eq!(parse(&announcement(IP, ONE), IP, TWO), Heard::Announcement(ONE));
+        assert_eq!(parse(&announcement(IP, ONE), IP, ONE), Heard::Nothing, "our own");
+        let asker = Ipv4Addr::new(10, 0, 0, 1);
+        let question = frame((EVERYBODY, ONE), REQUEST, (ONE, asker), (NOBODY, IP));
+        assert_eq!(parse(&question, IP, TWO), Heard::Question { mac: ONE, ip: asker });
+        assert_eq!(parse(&question, Ipv4Addr::new(10, 0, 0, 8), TWO), Heard::Nothing);
+        let reply = answer(IP, TWO, (asker, ONE));
+        assert_eq!((&reply[..6], &reply[6..12], &reply[20..22]), (&ONE[..], &TWO[..], &[0, 2][..]));
+    }
+
+    #[test]
+    fn rubbish_is_nothing() {
+        let whole = announcement(IP, ONE);
+        for at in 0..whole.len() {
+            assert_eq!(parse(&whole[..at], IP, TWO), Heard::Nothing);
+        }
+        let everybody = announcement(IP, EVERYBODY);
+        assert_eq!(parse(&everybody, IP, TWO), Heard::Nothing, "no board has that address");
+    }
+}

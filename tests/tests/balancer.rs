@@ -1,0 +1,95 @@
+//! Services of type LoadBalancer on the LAN: an address of the pool, announced by one board, moved when that one dies.
+
+use std::time::{Duration, Instant};
+
+use bramble_tests::board::Board;
+use bramble_tests::host::output;
+use bramble_tests::image;
+use bramble_tests::lan::Lan;
+
+const TOOLS: &str = "tests.local/tools:1";
+const ADDRESS: &str = "10.99.0.200";
+
+/// Local: only a board with a pod announces, and its own pod answers, so that an answer tells who announces.
+const SERVICES: &str = r#"
+apiVersion: v1
+kind: Service
+metadata: {name: front}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  selector: {app: teller}
+  ports: [{port: 80, targetPort: 8080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: greedy}
+spec:
+  type: LoadBalancer
+  loadBalancerIP: 10.99.0.200
+  selector: {app: teller}
+  ports: [{port: 81, targetPort: 8080}]
+"#;
+
+fn teller(node: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: teller-{node}, labels: {{app: teller}}}}\nspec:\n  nodeName: {node}\n  \
+         terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: {TOOLS}\n    command: [sh, -c, \
+         \"mkdir /www; echo {node} > /www/index.html; exec httpd -f -p 8080 -h /www\"]\n"
+    )
+}
+
+/// Who answers a machine of the LAN that is no board.
+fn ask(lan: &Lan) -> Option<String> {
+    let url = format!("http://{ADDRESS}/");
+    let told = output(lan.command("curl").args(["-sS", "--max-time", "0.5", &url]));
+    told.status.success().then(|| String::from_utf8_lossy(&told.stdout).trim().to_owned())
+}
+
+#[test]
+fn an_address_is_announced_by_one_board_and_moves_when_it_dies() {
+    let lan = Lan::new(1);
+    let mut one = lan.board("balancer", 0);
+    one.start(&["--load-balancer-pool", "10.99.0.200-10.99.0.201"]);
+    let (mut two, mut three) = (lan.board("balancer", 0), lan.board("balancer", 0));
+    let _ = one.kubectl("wait node pi-1 --for=condition=Ready --timeout=30s");
+    two.join(&one, "pi-2");
+    three.join(&one, "pi-3");
+    let boards: [&Board; 3] = [&one, &two, &three];
+    for (board, node) in boards.iter().zip(["pi-1", "pi-2", "pi-3"]) {
+        let archive = board.dir().join("image.tar");
+        image::tools().docker_archive(TOOLS, &archive);
+        let _ = board.bramble(&format!("image import {}", archive.display()));
+        one.apply(&teller(node));
+    }
+    let _ = one.kubectl("wait pod -l app=teller --for=condition=Ready --timeout=60s");
+    let applied = Instant::now();
+    one.apply(SERVICES);
+    let first = one.eventually("a machine of the LAN is answered", 30, || ask(&lan));
+    println!("apply to the first answer on the load balancer's address: {:.2} s", applied.elapsed().as_secs_f64());
+    let shown = one.kubectl("get service front -o jsonpath={.status.loadBalancer.ingress}");
+    assert_eq!(shown, r#"[{"ip":"10.99.0.200","ipMode":"VIP"}]"#);
+    assert!((0..10).all(|_| ask(&lan).as_ref() == Some(&first)), "one board announces");
+    let told = one.eventually("events tell of it", 10, || {
+        let told = one.kubectl("describe service front");
+        told.contains("nodeAssigned").then_some(told)
+    });
+    assert!(told.contains("Ensured load balancer: 10.99.0.200"), "{told}");
+    assert!(told.contains(&format!("announcing 10.99.0.200 from node \"{first}\"")), "{told}");
+    let told = one.kubectl("describe service greedy");
+    assert!(told.contains("10.99.0.200 is taken by another Service"), "{told}");
+
+    // As when its power goes: nobody is told, not even the controller.
+    let number = first.trim_start_matches("pi-").parse().expect("a number");
+    lan.plug(number, false);
+    let died = Instant::now();
+    let second = two.try_eventually(20, || ask(&lan).filter(|now| *now != first)).expect("another board takes over");
+    println!("the announcing board dies to the first answer of the next: {:.2} s", died.elapsed().as_secs_f64());
+    assert!((0..10).all(|_| ask(&lan).as_ref() == Some(&second)), "one board announces");
+
+    // Both believe that they do, until they hear each other.
+    lan.plug(number, true);
+    std::thread::sleep(Duration::from_secs(2));
+    let after: Vec<Option<String>> = (0..10).map(|_| ask(&lan)).collect();
+    assert!(after.iter().all(|one| one.is_some() && *one == after[0]), "{after:?}");
+}
