@@ -8,6 +8,7 @@
 //!  prerouting, output -> services -> @service-ips  : goto svc/<ns>/<name>/<protocol>/<port>   (one dnat from a map)
 //!                                    @node-ports   : goto ext/...                             (masquerade, then svc/)
 //!                                    @host-ports-4 : dnat
+//!  forward -> policies -> @policy-out-*, @policy-in-* : jump pol-out/<pod>, pol-in/<pod>   (see `policy`)
 //!  input, forward, output -> refuse -> @refused-ips : goto refused                            (no endpoints)
 //!  postrouting: masquerade what is marked, what comes back to its sender, what leaves the cluster
 //! ```
@@ -20,6 +21,7 @@ mod index;
 mod listing;
 mod memory;
 mod parse;
+mod policy;
 mod proxy;
 mod render;
 mod run;
@@ -31,6 +33,7 @@ mod unit;
 #[cfg(test)]
 pub(crate) use index::Collection;
 pub use index::{Announced, Endpoint, Index, Service, ServicePort, SlicePort};
+pub(crate) use policy::run as run_policies;
 pub use proxy::{Error, Options, Proxy};
 pub(crate) use proxy::{chain, remove_table};
 pub use run::run;

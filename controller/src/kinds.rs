@@ -8,6 +8,7 @@ pub mod strategy;
 
 mod access;
 mod cluster;
+mod network_policy;
 mod node;
 mod plain;
 pub(crate) mod pod;
@@ -356,6 +357,7 @@ fn rows() -> Vec<Kind> {
     ];
     rows.extend(access::reviews());
     rows.extend([access::signing_request(), cluster::lease(), cluster::endpoint_slice(), cluster::event_in_group()]);
+    rows.push(network_policy::kind());
     rows.extend(access::rbac());
     rows.push(plain::priority_class());
     rows

@@ -63,6 +63,8 @@ impl Board {
             service_ranges: vec![range("10.43.0.0/16"), range("fd43::/112")],
             dns_addresses: dns.clone(),
         });
+        // Known, and there are none.
+        proxy.set_policies(std::collections::BTreeMap::new());
         let options = Options {
             instance: instance.clone(),
             node_name: "n1".to_owned(),

@@ -50,6 +50,7 @@ pub(crate) const fn protocol_name(number: u8) -> &'static str {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Gives {
     Nothing,
+    Jump(String),
     Goto(String),
     Drop,
     Target(SocketAddr),
@@ -77,10 +78,14 @@ pub(crate) enum Set {
     HostPortsIp6,
     Hairpin4,
     Hairpin6,
+    PolicyIn4,
+    PolicyIn6,
+    PolicyOut4,
+    PolicyOut6,
 }
 
 impl Set {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::ServiceIps4,
         Self::ServiceIps6,
         Self::NodePorts,
@@ -93,6 +98,10 @@ impl Set {
         Self::HostPortsIp6,
         Self::Hairpin4,
         Self::Hairpin6,
+        Self::PolicyIn4,
+        Self::PolicyIn6,
+        Self::PolicyOut4,
+        Self::PolicyOut6,
     ];
 
     pub(crate) const fn name(self) -> &'static str {
@@ -109,6 +118,10 @@ impl Set {
             Self::HostPortsIp6 => "host-ports-ip-6",
             Self::Hairpin4 => "hairpin-4",
             Self::Hairpin6 => "hairpin-6",
+            Self::PolicyIn4 => "policy-in-4",
+            Self::PolicyIn6 => "policy-in-6",
+            Self::PolicyOut4 => "policy-out-4",
+            Self::PolicyOut6 => "policy-out-6",
         }
     }
 
@@ -125,6 +138,8 @@ impl Set {
             Self::HostPortsIp6 => (&[Ipv6, Protocol, Port], &[Ipv6, Port]),
             Self::Hairpin4 => (&[Ipv4, Ipv4], &[]),
             Self::Hairpin6 => (&[Ipv6, Ipv6], &[]),
+            Self::PolicyIn4 | Self::PolicyOut4 => (&[Ipv4], &[Verdict]),
+            Self::PolicyIn6 | Self::PolicyOut6 => (&[Ipv6], &[Verdict]),
         }
     }
 
@@ -132,6 +147,13 @@ impl Set {
     pub(crate) const fn of(ipv4: bool, four: Self, six: Self) -> Self {
         if ipv4 { four } else { six }
     }
+}
+
+/// A key as the kernel has it.
+pub(crate) fn key_bytes(key: &[Atom]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(24);
+    key.iter().for_each(|atom| atom.bytes(&mut bytes));
+    bytes
 }
 
 /// An element of one of the sets.
@@ -144,10 +166,10 @@ pub(crate) struct Element {
 
 impl Element {
     pub(crate) fn wire(&self) -> Wire {
-        let mut key = Vec::with_capacity(24);
-        self.key.iter().for_each(|atom| atom.bytes(&mut key));
+        let key = key_bytes(&self.key);
         let data = match &self.gives {
             Gives::Nothing => Data::None,
+            Gives::Jump(chain) => Data::Verdict(Verdict::Jump(chain.clone())),
             Gives::Goto(chain) => Data::Verdict(Verdict::Goto(chain.clone())),
             Gives::Drop => Data::Verdict(Verdict::Drop),
             Gives::Target(target) => Data::Value(target_bytes(*target)),
@@ -162,6 +184,7 @@ impl fmt::Display for Element {
         formatter.write_str(&key.join(" . "))?;
         match &self.gives {
             Gives::Nothing => Ok(()),
+            Gives::Jump(chain) => write!(formatter, " : jump {chain}"),
             Gives::Goto(chain) => write!(formatter, " : goto {chain}"),
             Gives::Drop => formatter.write_str(" : drop"),
             Gives::Target(target) => write!(formatter, " : {} . {}", target.ip(), target.port()),

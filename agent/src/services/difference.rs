@@ -2,11 +2,11 @@
 //!
 //! Order matters to the kernel: references go before what they refer to, and come after it.
 
-use super::atom::{Atom, Element, Gives, Set};
+use super::atom::{Atom, Element, Gives, Set, key_bytes};
 use super::render::Facts;
 use super::skeleton;
 use super::statement;
-use super::unit::Unit;
+use super::unit::{Peers, Unit};
 use crate::netlink::nft::{self, Dynamic, SetSpec, Type};
 use crate::netlink::wire::Batch;
 use core::net::IpAddr;
@@ -125,6 +125,7 @@ fn changes<'a>(
         new.affinity.iter().filter(|(name, spec)| old.affinity.get(*name) != Some(spec)).for_each(|(name, spec)| {
             add_affinity(batch, table, name, *spec);
         });
+        new.peers.iter().for_each(|(name, peers)| change_peers(batch, table, name, old.peers.get(name), peers));
         new.chains.keys().filter(|name| !old.chains.contains_key(*name)).for_each(|name| {
             nft::add_chain(batch, table, name, None);
         });
@@ -140,11 +141,37 @@ fn changes<'a>(
     }
     let added = units.clone().flat_map(|(old, new)| new.elements.difference(&old.elements));
     elements(batch, table, added.chain(&came), nft::add_elements);
-    for (old, new) in units {
+    for (old, new) in units.clone() {
         let gone = old.chains.keys().filter(|name| !new.chains.contains_key(*name));
         gone.for_each(|name| nft::delete_chain(batch, table, name));
+    }
+    // Chains of other units may have looked into them.
+    for (old, new) in units {
+        let gone = old.peers.keys().filter(|name| !new.peers.contains_key(*name));
+        gone.for_each(|name| nft::delete_set(batch, table, name));
         let gone = old.affinity.keys().filter(|name| !new.affinity.contains_key(*name));
         gone.for_each(|name| nft::delete_set(batch, table, name));
+    }
+}
+
+/// Brings a set of peers to what it should hold; none stands there yet without `old`. What a set is keyed by never
+/// changes under one name.
+fn change_peers(batch: &mut Batch, table: &str, name: &str, old: Option<&Peers>, new: &Peers) {
+    let nothing = BTreeSet::new();
+    let before = old.map_or(&nothing, |old| &old.elements);
+    if old.is_none() {
+        nft::add_set(batch, table, name, &SetSpec { key: new.types(), data: &[], dynamic: None });
+    }
+    let wire = |keys: Vec<&Vec<Atom>>| -> Vec<nft::Element> {
+        keys.into_iter().map(|key| nft::Element { key: key_bytes(key), data: nft::Data::None }).collect()
+    };
+    let (went, came) =
+        (wire(before.difference(&new.elements).collect()), wire(new.elements.difference(before).collect()));
+    if !went.is_empty() {
+        nft::delete_elements(batch, table, name, &went);
+    }
+    if !came.is_empty() {
+        nft::add_elements(batch, table, name, &came);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Pure: the whole table as `nft list table` prints it, elements sorted; what golden files and tests compare.
 
-use super::atom::{Element, Set};
+use super::atom::{Atom, Element, Set};
 use super::difference::{AFFINITY_SIZE, hairpin_element};
 use super::render::Facts;
 use super::unit::Unit;
@@ -34,6 +34,16 @@ pub(crate) fn text<'a>(table: &str, facts: &Facts, units: impl Iterator<Item = &
         let key = if *ipv4 { "ipv4_addr" } else { "ipv6_addr" };
         lines.push(format!("\tset {name} {{\n\t\ttype {key}\n\t\tsize {AFFINITY_SIZE}\n\t\tflags dynamic,timeout"));
         lines.push(format!("\t\ttimeout {}\n\t}}", duration(*seconds)));
+    }
+    for (name, peers) in units.clone().flat_map(|unit| &unit.peers) {
+        let types = peers.types().iter().map(|at| at.name()).collect::<Vec<_>>().join(" . ");
+        lines.push(format!("\tset {name} {{\n\t\ttype {types}"));
+        let key = |key: &Vec<Atom>| key.iter().map(ToString::to_string).collect::<Vec<_>>().join(" . ");
+        let list: Vec<String> = peers.elements.iter().map(key).collect();
+        if !list.is_empty() {
+            lines.push(format!("\t\telements = {{ {} }}", list.join(", ")));
+        }
+        lines.push("\t}".to_owned());
     }
     for chain in skeleton::chains(facts) {
         lines.push(format!("\tchain {} {{", chain.name));

@@ -72,6 +72,8 @@ struct State {
     /// Host ports by sandbox.
     host_ports: BTreeMap<String, (Vec<IpAddr>, Vec<HostPort>)>,
     changed_sandboxes: BTreeSet<String>,
+    /// Units of network policies by owner; none before they are known.
+    policies: Option<BTreeMap<String, Unit>>,
     /// What stands in the kernel; none when the table has to be replaced whole.
     programmed: Option<Programmed>,
     own_generations: VecDeque<u32>,
@@ -80,6 +82,7 @@ struct State {
 struct Programmed {
     services: BTreeMap<Key, Snapshot>,
     sandboxes: BTreeMap<String, Unit>,
+    policies: BTreeMap<String, Unit>,
     hairpin: Hairpin,
     generation: u32,
     /// Some element is claimed twice, so that units no longer say what stands in the kernel.
@@ -107,6 +110,7 @@ impl Proxy {
             facts,
             host_ports: BTreeMap::new(),
             changed_sandboxes: BTreeSet::new(),
+            policies: None,
             programmed: None,
             own_generations: VecDeque::new(),
         };
@@ -178,6 +182,15 @@ impl Proxy {
         }
     }
 
+    /// What network policies need of the table, by owner.
+    pub(crate) fn set_policies(&self, units: BTreeMap<String, Unit>) {
+        let mut state = self.state();
+        if state.policies.as_ref() != Some(&units) {
+            state.policies = Some(units);
+            self.0.changed.notify_one();
+        }
+    }
+
     /// Resolves when something else than the collections asks for [`Proxy::sync`].
     pub(crate) async fn changed(&self) {
         self.0.changed.notified().await;
@@ -243,8 +256,9 @@ impl Proxy {
 
     fn program(&self, state: &mut State) -> Result<Stale, NetlinkError> {
         let socket = Socket::netfilter()?;
-        // Until both lists have been read a table of an earlier run is better than what we know.
-        if state.programmed.is_none() && !self.write_index().is_listed() && socket.has_table(&self.0.table)? {
+        // Until all lists have been read a table of an earlier run is better than what we know.
+        let is_known = self.write_index().is_listed() && state.policies.is_some();
+        if state.programmed.is_none() && !is_known && socket.has_table(&self.0.table)? {
             return Ok(Stale::Nothing);
         }
         if state.programmed.as_ref().is_none_or(|programmed| programmed.contested) {
@@ -272,10 +286,11 @@ impl Proxy {
             .iter()
             .map(|(sandbox_id, (ips, ports))| (sandbox_id.clone(), render::host_ports(ips, ports)))
             .collect();
+        let policies = state.policies.clone().unwrap_or_default();
         let facts = &state.facts;
         let units = || {
             let of_services = services.iter().map(|(key, snapshot)| render::service(facts, key, snapshot));
-            of_services.chain(sandboxes.values().cloned())
+            of_services.chain(sandboxes.values().cloned()).chain(policies.values().cloned())
         };
         let (mut batch, mut hairpin) = difference::whole(&self.0.table, facts, units(), false);
         let mut contested = false;
@@ -293,12 +308,12 @@ impl Proxy {
         let there = units().flat_map(|unit| unit.udp_targets).collect();
         let stale = Stale::ToNoneOf(there, facts.cluster_ranges.clone());
         state.remember(generation);
-        state.programmed = Some(Programmed { services, sandboxes, hairpin, generation, contested });
+        state.programmed = Some(Programmed { services, sandboxes, policies, hairpin, generation, contested });
         Ok(stale)
     }
 
     fn program_step(&self, state: &mut State, socket: &Socket) -> Result<Stale, NetlinkError> {
-        let State { facts, host_ports, programmed, changed_sandboxes, .. } = state;
+        let State { facts, host_ports, programmed, changed_sandboxes, policies, .. } = state;
         let Some(programmed) = programmed else { return Ok(Stale::Nothing) };
         let changed: Vec<(Key, Option<Snapshot>)> = {
             let mut index = self.write_index();
@@ -318,6 +333,10 @@ impl Proxy {
             if let Some(new) = new {
                 programmed.sandboxes.insert(sandbox_id.clone(), new);
             }
+        }
+        if let Some(wanted) = policies {
+            units.extend(policy_changes(&programmed.policies, wanted));
+            programmed.policies.clone_from(wanted);
         }
         units.retain(|(old, new)| old != new);
         for (key, new) in changed {
@@ -363,7 +382,8 @@ impl Proxy {
         let index = self.0.index.read().unwrap();
         let services = index.keys().map(|key| render::service(&state.facts, key, &index.snapshot(key).unwrap()));
         let sandboxes = state.host_ports.values().map(|(ips, ports)| render::host_ports(ips, ports));
-        let units: Vec<_> = services.chain(sandboxes).collect();
+        let policies = state.policies.iter().flat_map(|units| units.values().cloned());
+        let units: Vec<_> = services.chain(sandboxes).chain(policies).collect();
         super::listing::text(&self.0.table, &state.facts, units.iter())
     }
 }
@@ -375,6 +395,19 @@ impl State {
         }
         self.own_generations.push_back(generation);
     }
+}
+
+/// Pairs of what stands and what is wanted, of the owners where they differ.
+fn policy_changes<'a>(
+    stand: &'a BTreeMap<String, Unit>,
+    wanted: &'a BTreeMap<String, Unit>,
+) -> impl Iterator<Item = (Unit, Unit)> + 'a {
+    let owners: BTreeSet<&String> = stand.keys().chain(wanted.keys()).collect();
+    let of = |units: &BTreeMap<String, Unit>, owner: &String| units.get(owner).cloned().unwrap_or_default();
+    owners
+        .into_iter()
+        .filter(|owner| stand.get(*owner) != wanted.get(*owner))
+        .map(move |owner| (of(stand, owner), of(wanted, owner)))
 }
 
 /// Commits on top of whatever generation stands; the one that it made.

@@ -11,6 +11,7 @@ use core::net::IpAddr;
 pub(crate) const REFUSED: &str = "refused";
 const SERVICES: &str = "services";
 const REFUSE: &str = "refuse";
+const POLICIES: &str = "policies";
 
 /// A chain of the skeleton.
 pub(crate) struct Chain {
@@ -24,17 +25,19 @@ pub(crate) fn chains(facts: &Facts) -> Vec<Chain> {
     let base = |kind, hook, priority| Some(Base { kind, hook, priority });
     let jump = |to: &str| vec![vec![Statement::Jump(to.to_owned())]];
     let check = || vec![vec![Statement::NewConnection, Statement::Jump(REFUSE.to_owned())]];
+    let forward = || [check(), vec![vec![Statement::NewConnection, Statement::Jump(POLICIES.to_owned())]]].concat();
     let (raw, destination_nat, filter, source_nat) = (-300, -100, 0, 100);
     let chain = |name, base, rules| Chain { name, base, rules };
     vec![
         chain(SERVICES, None, services(facts)),
         chain(REFUSED, None, vec![vec![Statement::Protocol(6), Statement::ResetTcp], vec![Statement::Reject]]),
         chain(REFUSE, None, refuse(facts)),
+        chain(POLICIES, None, policies()),
         chain("guard", base("filter", Hook::Prerouting, raw), guard(facts)),
         chain("nat-prerouting", base("nat", Hook::Prerouting, destination_nat), jump(SERVICES)),
         chain("nat-output", base("nat", Hook::Output, destination_nat), jump(SERVICES)),
         chain("filter-input", base("filter", Hook::Input, filter), check()),
-        chain("filter-forward", base("filter", Hook::Forward, filter), check()),
+        chain("filter-forward", base("filter", Hook::Forward, filter), forward()),
         chain("filter-output", base("filter", Hook::Output, filter), check()),
         chain("nat-postrouting", base("nat", Hook::Postrouting, source_nat), postrouting(facts)),
     ]
@@ -101,6 +104,15 @@ fn refuse(facts: &Facts) -> Vec<Rule> {
         rules.push(vec![destination(*range), Statement::Goto(REFUSED.to_owned())]);
     }
     rules
+}
+
+/// What leaves a closed pod, and what comes to one. What passes the first is still looked at by the second.
+fn policies() -> Vec<Rule> {
+    const FROM: [(&[Key], Set); 2] =
+        [(&[Key::Source(true)], Set::PolicyOut4), (&[Key::Source(false)], Set::PolicyOut6)];
+    const TO: [(&[Key], Set); 2] =
+        [(&[Key::Destination(true)], Set::PolicyIn4), (&[Key::Destination(false)], Set::PolicyIn6)];
+    FROM.into_iter().chain(TO).map(|(keys, set)| vec![map(keys, set)]).collect()
 }
 
 /// Replies to 127.0.0.1 need `route_localnet` on the pods' interfaces; a pod's own packets to it are dropped.

@@ -47,6 +47,12 @@ pub(crate) enum Statement {
     /// Does not leave by this interface.
     NotOutput(&'static str),
     Protocol(u8),
+    /// To these ports, the first and the last one included.
+    Ports {
+        protocol: u8,
+        first: u16,
+        last: u16,
+    },
     /// IPv4 or not.
     Family(bool),
     /// Asks for masquerade later.
@@ -163,6 +169,16 @@ impl Encoder<'_, '_> {
             Statement::Protocol(number) => {
                 expr::meta(self.m, Meta::L4Proto, 0);
                 expr::compare(self.m, 0, true, &[*number]);
+            }
+            Statement::Ports { protocol, first, last } => {
+                expr::meta(self.m, Meta::L4Proto, 0);
+                expr::compare(self.m, 0, true, &[*protocol]);
+                self.keys(&[Key::Port]);
+                if first == last {
+                    expr::compare(self.m, 0, true, &first.to_be_bytes());
+                } else {
+                    expr::between(self.m, 0, &first.to_be_bytes(), &last.to_be_bytes());
+                }
             }
             Statement::Family(ipv4) => self.narrow(*ipv4),
             Statement::Mark => self.mark(!MARK),
@@ -333,6 +349,10 @@ impl fmt::Display for Statement {
             Self::Input(prefix) => write!(f, "iifname \"{prefix}*\""),
             Self::NotOutput(name) => write!(f, "oifname != \"{name}\""),
             Self::Protocol(number) => write!(f, "meta l4proto {}", protocol_name(*number)),
+            Self::Ports { protocol, first, last } if first == last => {
+                write!(f, "{} dport {first}", protocol_name(*protocol))
+            }
+            Self::Ports { protocol, first, last } => write!(f, "{} dport {first}-{last}", protocol_name(*protocol)),
             Self::Family(ipv4) => write!(f, "meta nfproto {}", if *ipv4 { "ipv4" } else { "ipv6" }),
             Self::Mark => write!(f, "meta mark set meta mark | 0x{MARK:08x}"),
             Self::Unmark => {

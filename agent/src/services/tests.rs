@@ -415,3 +415,58 @@ fn any_way_of_changes_leads_to_the_same_table() {
     assert!(!board.proxy.is_contested(), "every port has one owner again");
     assert_listed(&board);
 }
+
+fn pod_object(name: &str, pod: &Pod) -> Value {
+    let ips: Vec<Value> = pod.ips.iter().map(|ip| json!({"ip": ip.to_string()})).collect();
+    json!({"metadata": {"namespace": "d", "name": name, "labels": {"app": name}},
+        "spec": {"nodeName": "n1", "containers": [{"ports": [{"name": "web", "containerPort": 8080}]}]},
+        "status": {"podIPs": ips}})
+}
+
+fn policy(name: &str, spec: Value) -> Value {
+    json!({"metadata": {"namespace": "d", "name": name}, "spec": spec})
+}
+
+#[test]
+fn policies_close_pods_and_what_is_let_through_passes() {
+    let board = Board::new();
+    let (web, one, two) = (board.pod("web", &[]), board.pod("one", &[]), board.pod("two", &[]));
+    let pods = [pod_object("web", &web), pod_object("one", &one), pod_object("two", &two)];
+    let program = |policies: &[Value]| {
+        board.proxy.set_policies(crate::services::policy::units_of(policies, &pods));
+        board.sync();
+        assert_listed(&board);
+    };
+    let selects = |app: &str| json!({"matchLabels": {"app": app}});
+    let reaches = |from: &Pod, to: &Pod| -> Vec<bool> {
+        to.ips.iter().map(|ip| from.netns.ask(&std::net::SocketAddr::new(*ip, 8080).to_string()).is_ok()).collect()
+    };
+    let (yes, no) = (vec![true; 2], vec![false; 2]);
+    both_listed(&board);
+    assert_eq!(reaches(&one, &web), yes);
+
+    let from = |app: &str| {
+        policy(
+            "in",
+            json!({"podSelector": selects("web"), "ingress": [
+            {"from": [{"namespaceSelector": {"matchLabels": {"team": "d"}}, "podSelector": selects(app)}], "ports": [{"port": "web"}]}]}),
+        )
+    };
+    program(&[from("one")]);
+    assert_eq!((reaches(&one, &web), reaches(&two, &web), reaches(&two, &one)), (yes.clone(), no.clone(), yes.clone()));
+    let own = web.ips.iter().map(|ip| board.netns.ask(&std::net::SocketAddr::new(*ip, 8080).to_string()).is_ok());
+    assert_eq!(own.collect::<Vec<_>>(), yes, "the board reaches its pods");
+    program(&[from("two")]);
+    assert_eq!((reaches(&one, &web), reaches(&two, &web)), (no.clone(), yes.clone()));
+
+    // What one may reach: by port range of a block, and by the receiver's name for its port.
+    let block = json!({"to": [{"ipBlock": {"cidr": "10.42.0.0/16"}}], "ports": [{"port": 8000, "endPort": 8079}]});
+    let named = json!({"to": [{"podSelector": selects("two")}], "ports": [{"port": "web"}]});
+    let out = |rules: Value| {
+        policy("out", json!({"podSelector": selects("one"), "policyTypes": ["Egress"], "egress": rules}))
+    };
+    program(&[out(json!([block, named]))]);
+    assert_eq!((reaches(&one, &web), reaches(&one, &two), reaches(&two, &web)), (no, yes.clone(), yes.clone()));
+    program(&[]);
+    assert_eq!((reaches(&one, &web), reaches(&two, &web)), (yes.clone(), yes));
+}

@@ -61,6 +61,17 @@ pub(crate) fn compare(m: &mut Writer<'_>, register: u32, equal: bool, value: &[u
     });
 }
 
+/// The register lies between two values, both included.
+pub(crate) fn between(m: &mut Writer<'_>, register: u32, first: &[u8], last: &[u8]) {
+    expression(m, "range", |m| {
+        m.be32(1, FIRST + register);
+        let equal = 0;
+        m.be32(2, equal);
+        m.nest(3, |m| m.attr(1, first));
+        m.nest(4, |m| m.attr(1, last));
+    });
+}
+
 /// `register = (register & mask) ^ xor`
 pub(crate) fn bitwise(m: &mut Writer<'_>, register: u32, mask: &[u8], xor: &[u8]) {
     expression(m, "bitwise", |m| {

@@ -1,0 +1,209 @@
+//! Pure: policies, pods and namespaces, kept compactly: what the rules need, no more.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use super::selector::{Labels, Selector, labels};
+use crate::network::Cidr;
+
+/// Of rules: whom they let in, or whom they let a pod reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Direction {
+    In,
+    Out,
+}
+
+/// A NetworkPolicy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Policy {
+    pub(super) namespace: Box<str>,
+    pub(super) name: Box<str>,
+    pub(super) pods: Selector,
+    /// The directions that it closes, each with what it lets through.
+    pub(super) closes: BTreeMap<Direction, Vec<Opening>>,
+}
+
+/// What one rule lets through; no peers, or no ports: any.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Opening {
+    pub(super) peers: Vec<Peer>,
+    pub(super) ports: Vec<Port>,
+    /// It names peers, or ports, of which none may be understood: then it lets nothing through.
+    pub(super) has_peers: bool,
+    pub(super) has_ports: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Peer {
+    Block {
+        range: Cidr,
+        except: Vec<Cidr>,
+    },
+    /// Pods of the namespaces that are selected, or of the policy's own.
+    Pods {
+        namespaces: Option<Selector>,
+        pods: Selector,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Port {
+    pub(super) protocol: u8,
+    pub(super) which: Which,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Which {
+    Any,
+    Range(u16, u16),
+    /// A port of the receiving pod.
+    Named(Box<str>),
+}
+
+/// A pod with an address of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pod {
+    pub(super) namespace: Box<str>,
+    pub(super) labels: Labels,
+    pub(super) ips: Vec<IpAddr>,
+    /// Name, protocol, number.
+    pub(super) ports: Vec<(Box<str>, u8, u16)>,
+    /// Lives on this board.
+    pub(super) local: bool,
+}
+
+impl Pod {
+    pub(super) fn port(&self, name: &str, protocol: u8) -> Option<u16> {
+        let found = self.ports.iter().find(|(known, of, _)| **known == *name && *of == protocol);
+        found.map(|(_, _, number)| *number)
+    }
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn protocol(value: &Value) -> u8 {
+    match value.as_str() {
+        Some("UDP") => 17,
+        Some("SCTP") => 132,
+        _ => 6,
+    }
+}
+
+fn number(value: &Value) -> Option<u16> {
+    value.as_u64().and_then(|number| u16::try_from(number).ok())
+}
+
+impl Policy {
+    pub(super) fn parse(object: &Value) -> Option<Self> {
+        let (metadata, spec) = (&object["metadata"], &object["spec"]);
+        let types: Vec<&str> = list(&spec["policyTypes"]).filter_map(Value::as_str).collect();
+        let has_egress = list(&spec["egress"]).next().is_some();
+        let mut closes = BTreeMap::new();
+        // Upstream's default where no types are given.
+        if types.contains(&"Ingress") || types.is_empty() {
+            closes.insert(Direction::In, list(&spec["ingress"]).map(|rule| opening(rule, "from")).collect());
+        }
+        if types.contains(&"Egress") || (types.is_empty() && has_egress) {
+            closes.insert(Direction::Out, list(&spec["egress"]).map(|rule| opening(rule, "to")).collect());
+        }
+        Some(Self {
+            namespace: metadata["namespace"].as_str()?.into(),
+            name: metadata["name"].as_str()?.into(),
+            pods: Selector::parse(&spec["podSelector"]),
+            closes,
+        })
+    }
+
+    /// Whether it closes this pod in this direction.
+    pub(super) fn closes(&self, pod: &Pod, direction: Direction) -> bool {
+        self.closes.contains_key(&direction) && self.namespace == pod.namespace && self.pods.matches(&pod.labels)
+    }
+}
+
+fn opening(rule: &Value, peers: &str) -> Opening {
+    Opening {
+        has_peers: list(&rule[peers]).next().is_some(),
+        has_ports: list(&rule["ports"]).next().is_some(),
+        peers: list(&rule[peers]).filter_map(peer).collect(),
+        ports: list(&rule["ports"]).filter_map(port).collect(),
+    }
+}
+
+fn peer(peer: &Value) -> Option<Peer> {
+    if let Some(block) = peer.get("ipBlock").filter(|block| !block.is_null()) {
+        let range = block["cidr"].as_str()?.parse().ok()?;
+        let except = list(&block["except"]).filter_map(|one| one.as_str()?.parse().ok()).collect();
+        return Some(Peer::Block { range, except });
+    }
+    let namespaces = peer.get("namespaceSelector").filter(|selector| !selector.is_null()).map(Selector::parse);
+    Some(Peer::Pods { namespaces, pods: Selector::parse(&peer["podSelector"]) })
+}
+
+fn port(port: &Value) -> Option<Port> {
+    let which = match &port["port"] {
+        Value::Null => Which::Any,
+        Value::String(name) => Which::Named(name.as_str().into()),
+        first => {
+            let first = number(first)?;
+            Which::Range(first, number(&port["endPort"]).unwrap_or(first))
+        }
+    };
+    Some(Port { protocol: protocol(&port["protocol"]), which })
+}
+
+impl Pod {
+    /// None of one that has no address of its own, or none any more.
+    pub(super) fn parse(object: &Value, node_name: &str) -> Option<Self> {
+        let (spec, status) = (&object["spec"], &object["status"]);
+        if spec["hostNetwork"] == true || status["phase"] == "Succeeded" || status["phase"] == "Failed" {
+            return None;
+        }
+        let mut ips: Vec<IpAddr> = list(&status["podIPs"]).filter_map(|one| one["ip"].as_str()?.parse().ok()).collect();
+        if ips.is_empty() {
+            ips.push(status["podIP"].as_str()?.parse().ok()?);
+        }
+        // Restartable init containers have ports too.
+        let containers = list(&spec["containers"]).chain(list(&spec["initContainers"]));
+        let ports = containers.flat_map(|container| list(&container["ports"])).filter_map(|port| {
+            Some((port["name"].as_str()?.into(), protocol(&port["protocol"]), number(&port["containerPort"])?))
+        });
+        Some(Self {
+            namespace: object["metadata"]["namespace"].as_str()?.into(),
+            labels: labels(object),
+            ips,
+            ports: ports.collect(),
+            local: spec["nodeName"] == node_name,
+        })
+    }
+}
+
+/// Everything that policies are about.
+#[derive(Debug, Default)]
+pub(super) struct Model {
+    /// By `namespace/name`.
+    pub(super) policies: BTreeMap<String, Policy>,
+    pub(super) namespaces: BTreeMap<String, Labels>,
+    pub(super) pods: BTreeMap<String, Pod>,
+}
+
+impl Model {
+    /// The pods that a peer of a policy means.
+    pub(super) fn peers<'a>(
+        &'a self,
+        policy: &'a Policy,
+        namespaces: Option<&'a Selector>,
+        pods: &'a Selector,
+    ) -> impl Iterator<Item = &'a Pod> {
+        self.pods.values().filter(move |pod| {
+            let in_namespace = match namespaces {
+                None => pod.namespace == policy.namespace,
+                Some(selector) => self.namespaces.get(&*pod.namespace).is_some_and(|labels| selector.matches(labels)),
+            };
+            in_namespace && pods.matches(&pod.labels)
+        })
+    }
+}
