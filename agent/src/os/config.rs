@@ -35,6 +35,9 @@ pub struct Config {
     pub role: Role,
     /// The node's name; by default derived from the board's serial number.
     pub node_name: Option<String>,
+    /// Who may log in as root over SSH: lines of public keys. Nobody, unless some are given.
+    #[serde(deserialize_with = "one_or_several")]
+    pub ssh_key: Vec<String>,
     /// Where an agent's controller is.
     pub controller: Controller,
     /// How the board reaches its network.
@@ -50,6 +53,7 @@ impl Default for Config {
         Self {
             role: Role::default(),
             node_name: None,
+            ssh_key: Vec::new(),
             controller: Controller::default(),
             network: Network::default(),
             registries: Registries::default(),
@@ -102,6 +106,20 @@ pub struct Registries {
     pub mirrors: BTreeMap<String, Vec<String>>,
     /// For a registry or mirror, `host[:port]`: who signs its certificate, in PEM.
     pub ca: BTreeMap<String, String>,
+}
+
+/// A text, or a list of them.
+fn one_or_several<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a text or a list of them")]
+    enum OneOrSeveral {
+        One(String),
+        Several(Vec<String>),
+    }
+    Ok(match OneOrSeveral::deserialize(deserializer)? {
+        OneOrSeveral::One(one) => vec![one],
+        OneOrSeveral::Several(all) => all,
+    })
 }
 
 /// Something in the file that does not hold.
@@ -208,6 +226,14 @@ fn check(config: &mut Config, text: &str, mistakes: &mut Vec<Mistake>) {
         wrong("node-name", "node-name is no name that a node can have".into(), cure);
         config.node_name = None;
     }
+    config.ssh_key.retain(|key| {
+        let holds = is_public_key(key);
+        if !holds {
+            let cure = "copy the line of a public key, such as ~/.ssh/id_ed25519.pub: ssh-ed25519 AAAA... name";
+            wrong("ssh-key", "ssh-key is no public key".into(), cure);
+        }
+        holds
+    });
     if config.network.address.as_deref().is_some_and(|address| interface_address(address).is_none()) {
         wrong("address", "network.address is no address with its length".into(), "write \"192.168.1.20/24\"");
         config.network.address = None;
@@ -277,6 +303,16 @@ fn check_registries(registries: &mut Registries, wrong: &mut impl FnMut(&str, St
         }
         held
     });
+}
+
+/// A type that SSH knows, and its bytes in base64, which begin with that type again.
+fn is_public_key(line: &str) -> bool {
+    const TYPES: [&str; 4] = ["ssh-ed25519", "ssh-rsa", "ecdsa-sha2-nistp256", "sk-ssh-ed25519@openssh.com"];
+    let mut words = line.split_ascii_whitespace();
+    let (kind, encoded) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, encoded).unwrap_or_default();
+    let named = bytes.get(4..).is_some_and(|rest| rest.starts_with(kind.as_bytes()));
+    TYPES.contains(&kind) && named && line.bytes().all(|byte| byte >= b' ')
 }
 
 fn is_node_name(name: &str) -> bool {
@@ -368,6 +404,19 @@ mod tests {
         assert_eq!(parse(&vec![b'#'; FILE_BYTES_MAX + 1]).1.len(), 1);
         let (_, mistakes) = parse(b"[controller]\ntoken = s3cret\n");
         assert!(!mistakes.is_empty() && mistakes.iter().all(|one| !one.to_string().contains("s3cret")), "{mistakes:?}");
+    }
+
+    #[test]
+    fn keys_for_ssh() {
+        const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPyJPr9Jf5vG+9kVvYHfSpxY4dZ0k0wq3QH0bqn5Xq1T me@home";
+        let (config, mistakes) = told(&format!("ssh-key = \"{KEY}\""));
+        assert_eq!((config.ssh_key, mistakes), (vec![KEY.to_owned()], Vec::new()));
+        let (config, mistakes) = told(&format!("ssh-key = [\"{KEY}\", \"ssh-ed25519 me@home\"]"));
+        assert_eq!((config.ssh_key.len(), mistakes), (1, vec![(1, "ssh-key is no public key".to_owned())]));
+        for wrong in ["-----BEGIN OPENSSH PRIVATE KEY-----", "ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAA"] {
+            assert!(!is_public_key(wrong), "{wrong}");
+        }
+        assert_eq!(told("ssh-key = 7").1.len(), 1);
     }
 
     #[test]

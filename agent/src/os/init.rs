@@ -30,6 +30,7 @@ mod additions;
 mod arguments;
 mod firmware;
 mod programs;
+mod ssh;
 
 use additions::copy_new;
 use arguments::arguments;
@@ -213,6 +214,8 @@ impl Board {
         forward(own, &send);
         let network = tokio::spawn(net::run(self.config.network.clone(), self.status.node_name.clone()));
         let dog = self.config.watchdog.then(|| tokio::spawn(watchdog::run()));
+        let login = (!self.config.ssh_key.is_empty())
+            .then(|| tokio::spawn(ssh::run(self.config.ssh_key.clone(), send.clone())));
         let (mut daemon, mut begun, mut pause) = (self.start_daemon(&send)?, Instant::now(), RESTART_PAUSE / 2);
         let mut again = None;
         let trial = self.is_trial();
@@ -260,6 +263,9 @@ impl Board {
         };
         self.say(b"bramble: stopping pods and daemons");
         network.abort();
+        if let Some(login) = login {
+            login.abort();
+        }
         if again.is_none() {
             stop(daemon).await;
         }

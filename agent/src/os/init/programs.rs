@@ -33,7 +33,13 @@ pub(super) fn forward(stream: impl AsyncRead + Unpin + Send + 'static, lines: &m
 /// Starts this binary again, its lines told with the others'.
 pub(super) fn start(words: &[String], lines: &mpsc::Sender<Vec<u8>>) -> io::Result<Pid> {
     let mut command = Command::new("/proc/self/exe");
-    command.args(words).current_dir("/").env_clear().envs(BTreeMap::from([("PATH", "/bin")]));
+    command.args(words);
+    start_program(command, lines)
+}
+
+/// Starts a program, its lines told with the others'.
+pub(super) fn start_program(mut command: Command, lines: &mpsc::Sender<Vec<u8>>) -> io::Result<Pid> {
+    command.current_dir("/").env_clear().envs(BTreeMap::from([("PATH", "/bin")]));
     if let Ok(level) = std::env::var("BRAMBLE_LOG") {
         command.env("BRAMBLE_LOG", level);
     }

@@ -12,6 +12,7 @@ use bramble_tests::registry::Registry;
 use serde_json::{Value, json};
 
 use crate::guest::{NODE_PORT, OUTSIDE, deploy, install, join_config, run, wait_for_answer, wait_for_node};
+use crate::login::{SSH_OUTSIDE, nobody_is_let_in};
 use crate::{Test, step};
 
 impl Test {
@@ -24,7 +25,7 @@ impl Test {
         let card = self.card("joins", &config, &[]);
         step("first boot: joins a controller outside");
         let dir = self.work.join("joins");
-        let ports = [(OUTSIDE, NODE_PORT)];
+        let ports = [(OUTSIDE, NODE_PORT), (SSH_OUTSIDE, 22)];
         let updates = self.work.join("update.disk");
         fs::copy(&self.update, &updates).expect("copied");
         let mut emulator = Emulator::start(&board, &dir, &self.power(&card, Some(&updates), &ports));
@@ -32,6 +33,7 @@ impl Test {
         wait_for_node(&board);
         let ready = emulator.seconds();
         emulator.wait_for("bramble: slot A is confirmed", 1);
+        nobody_is_let_in(&board, &self.keys()[0]);
         step("pulls an image for its architecture and serves it through a Service");
         deploy(&board);
         wait_for_answer(&board);

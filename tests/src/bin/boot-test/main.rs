@@ -7,6 +7,7 @@
 mod alone;
 mod guest;
 mod joins;
+mod login;
 
 use std::fs;
 use std::path::{Path, PathBuf};
