@@ -90,7 +90,7 @@ pub(crate) struct State {
 }
 
 /// The resources that the index is made of, as resource prefixes of the store; `follow` watches them.
-pub(crate) const FOLLOWED: [&str; 7] = [
+pub(crate) const FOLLOWED: [&str; 8] = [
     "roles.rbac.authorization.k8s.io",
     "clusterroles.rbac.authorization.k8s.io",
     "rolebindings.rbac.authorization.k8s.io",
@@ -98,6 +98,7 @@ pub(crate) const FOLLOWED: [&str; 7] = [
     "pods",
     "persistentvolumes",
     "volumeattachments.storage.k8s.io",
+    "networkpolicies.networking.k8s.io",
 ];
 
 /// The union of the Node and RBAC authorisers over one index. Cheap to clone; all clones share the index.
@@ -155,6 +156,7 @@ impl Authorizer {
             ("pods", _) => state.graph.put_pod(namespace, name, object),
             ("persistentvolumes", _) => state.graph.put_volume(name, object),
             ("volumeattachments", _) => state.graph.put_attachment(name, object),
+            ("networkpolicies", _) => state.graph.put_policy(namespace, name),
             _ => {}
         }
     }
@@ -167,6 +169,7 @@ impl Authorizer {
             ("pods", _) => state.graph.remove_pod(namespace, name),
             ("persistentvolumes", _) => state.graph.remove_volume(name),
             ("volumeattachments", _) => state.graph.remove_attachment(name),
+            ("networkpolicies", _) => state.graph.remove_policy(namespace, name),
             _ => {}
         }
     }
@@ -190,6 +193,10 @@ impl Authorizer {
             ("volumeattachments", _) => {
                 state.graph.clear_attachments();
                 objects.iter().for_each(|(_, name, object)| state.graph.put_attachment(name, object));
+            }
+            ("networkpolicies", _) => {
+                state.graph.clear_policies();
+                objects.iter().for_each(|(namespace, name, _)| state.graph.put_policy(namespace, name));
             }
             _ => {}
         }

@@ -40,6 +40,8 @@ pub(crate) struct Graph {
     by_node: BTreeMap<Name, BTreeSet<(Name, Name)>>,
     volumes: BTreeMap<Name, VolumeEntry>,
     attachments: BTreeMap<Name, Name>,
+    /// Which there are: as long as there are some, boards must know the addresses of all pods.
+    policies: BTreeSet<(Name, Name)>,
     rules: Box<[Rule]>,
 }
 
@@ -128,6 +130,21 @@ impl Graph {
         self.attachments.remove(name);
     }
 
+    /// Takes in a network policy.
+    pub(crate) fn put_policy(&mut self, namespace: &str, name: &str) {
+        self.policies.insert((Name::from(namespace), Name::from(name)));
+    }
+
+    /// Forgets a network policy.
+    pub(crate) fn remove_policy(&mut self, namespace: &str, name: &str) {
+        self.policies.remove(&(Name::from(namespace), Name::from(name)));
+    }
+
+    /// Forgets all network policies.
+    pub(crate) fn clear_policies(&mut self) {
+        self.policies.clear();
+    }
+
     /// The node bound to a pod, if the pod is known and bound.
     pub(crate) fn node_of_pod(&self, namespace: &str, name: &str) -> Option<&str> {
         self.pods.get(&(Name::from(namespace), Name::from(name))).map(|entry| &*entry.node)
@@ -179,6 +196,7 @@ impl Graph {
             ("", "get") => self.related(node, attributes),
             ("", "list" | "watch") if selects(&attributes.field_selector, "spec.nodeName", node) => Ok(()),
             ("", "list" | "watch") if !attributes.name.is_empty() => self.related(node, attributes),
+            ("", "list" | "watch") if !self.policies.is_empty() && attributes.namespace.is_empty() => Ok(()),
             ("", "list" | "watch") => Err("can only list/watch pods with spec.nodeName field selector".into()),
             ("", "create" | "delete") | ("status", "update" | "patch") | ("eviction", "create") => Ok(()),
             _ => Err(String::new()),
@@ -384,6 +402,18 @@ mod tests {
         assert!(graph.authorize(&node("pi-1"), &list("status.phase!=Failed,spec.nodeName==pi-1")).is_allowed());
         assert!(!graph.authorize(&node("pi-1"), &list("spec.nodeName=pi-2")).is_allowed());
         assert!(!graph.authorize(&node("pi-1"), &list("spec.nodeName!=pi-1")).is_allowed());
+    }
+
+    #[test]
+    fn all_pods_are_listed_only_while_there_is_a_policy_to_keep() {
+        let mut graph = graph();
+        let may = |graph: &Graph, what: &str| graph.authorize(&node("pi-1"), &wants(what)).is_allowed();
+        assert!(!may(&graph, "list - pods - -"));
+        graph.put_policy("blue", "deny");
+        assert!(may(&graph, "list - pods - -") && may(&graph, "watch - pods - -"));
+        assert!(!may(&graph, "list - pods green -") && !may(&graph, "get - pods green other"));
+        graph.remove_policy("blue", "deny");
+        assert!(!may(&graph, "list - pods - -"));
     }
 
     #[test]
