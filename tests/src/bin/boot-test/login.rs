@@ -32,7 +32,8 @@ impl Test {
     }
 }
 
-fn ssh(board: &Board, key: &Path, words: &[&str]) -> Output {
+/// A command on the guest.
+pub(crate) fn ssh(board: &Board, key: &Path, words: &[&str]) -> Output {
     let mut command = board.command("ssh");
     for option in ["BatchMode=yes", "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=10"] {
         command.args(["-o", option]);

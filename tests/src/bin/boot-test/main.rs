@@ -2,9 +2,11 @@
 //! without that controller, takes a good update and throws a bad one away, and runs alone.
 //!
 //! Prints a table of figures at its end. Arguments: the image, its update, a folder for the work, the cross-built binary,
-//! U-Boot for the emulator's own machine, U-Boot and device tree for the Pi.
+//! U-Boot for the emulator's own machine, U-Boot and device tree for the Pi; `--figures` behind them measures memory and
+//! card writes instead.
 
 mod alone;
+mod figures;
 mod guest;
 mod joins;
 mod login;
@@ -31,7 +33,8 @@ struct Test {
 }
 
 fn main() {
-    let paths: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let mut paths: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let measures = paths.pop_if(|last| last.as_os_str() == "--figures").is_some();
     let [image, update, work, program, boot_loader, pi_boot_loader, pi_tree] = paths.try_into().unwrap_or_else(|_| {
         eprintln!("usage: boot-test IMAGE UPDATE FOLDER BINARY U-BOOT PI-U-BOOT PI-TREE; see images/boot-test");
         std::process::exit(2)
@@ -39,9 +42,13 @@ fn main() {
     let figures = Vec::new();
     let mut test = Test { image, update, work, program, boot_loader, pi_boot_loader, pi_tree, figures };
     fs::create_dir_all(&test.work).expect("a folder");
-    test.joins_serves_and_is_updated();
-    test.runs_alone();
-    test.starts_on_a_pi();
+    if measures {
+        test.memory_and_card_writes();
+    } else {
+        test.joins_serves_and_is_updated();
+        test.runs_alone();
+        test.starts_on_a_pi();
+    }
     println!("\n{:<62} {:>12}", "figure (emulated; load decides)", "value");
     for (name, value) in &test.figures {
         println!("{name:<62} {value:>12}");
