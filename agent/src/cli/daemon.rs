@@ -1,6 +1,8 @@
 //! Shell: the two daemons, each one thread; they say `ready` on standard output, which the supervisor reads.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+#[cfg(feature = "controller")]
+use std::net::{IpAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -80,6 +82,7 @@ fn node_name(options: &Options) -> String {
 }
 
 /// The address with which this board speaks to others: that of the default route; else loopback's own.
+#[cfg(feature = "controller")]
 fn own_address() -> IpAddr {
     let probe = || {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
@@ -179,7 +182,7 @@ pub(crate) fn controller(options: &Options) -> anyhow::Result<ExitCode> {
 /// The etcd that the command line names.
 #[cfg(feature = "controller")]
 fn etcd_servers(options: &Options) -> bramble_controller::serve::EtcdServers {
-    let super::EtcdOptions { servers, cafile, certfile, keyfile, prefix } = options.etcd.clone();
+    let super::options::EtcdOptions { servers, cafile, certfile, keyfile, prefix } = options.etcd.clone();
     bramble_controller::serve::EtcdServers { servers, cafile, certfile, keyfile, prefix }
 }
 

@@ -73,6 +73,7 @@ impl SnapshotOptions {
     }
 
     /// The folder, if there is one: named, or the usual one where no bucket is named.
+    #[cfg(feature = "controller")]
     pub(crate) fn folder(&self, data_dir: &Path) -> Option<PathBuf> {
         let usual = || self.s3.is_none().then(|| data_dir.join("snapshots"));
         self.dir.clone().or_else(usual)

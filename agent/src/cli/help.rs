@@ -1,0 +1,59 @@
+//! Pure: the help text.
+
+/// What `bramble` without words, or with `--help`, prints.
+pub(crate) const HELP: &str = "\
+bramble - Kubernetes for small boards
+
+  bramble up           controller and agent on this board   [--demo]
+  bramble controller   the control plane alone
+  bramble agent        a worker: --token TOKEN --ca-pin PIN [--server URL[,URL]: not the one found on this link]
+                       or --bundle FILE, or --config bramble.toml
+  bramble down         stop, and remove every trace on this host   [--purge: the data too]
+  bramble check        say what this machine lacks, each with its cure, and what of the stores is damaged
+  bramble token        create [--ttl 24h] [--bundle FILE: to carry to a board] | list | revoke ID
+  bramble node         list: the boards' keys | revoke NAME: a board that was stolen | readmit NAME
+  bramble snapshot     save FILE | inspect FILE | restore FILE   of the store
+                       list | fetch NAME FILE: of those that were taken by the clock
+  bramble apply        PATH: manifests into this board's own cluster, a file or a folder
+  bramble image        import FILE [NAME] | list | rm NAME
+                       customise CARD.img [--config FILE] [--add FILE]...: its bramble.toml, manifests, archives
+                       flash CARD.img[.zst] DEVICE: writes and verifies a card, in this computer
+  bramble store        rotate: new keys for what is sealed at rest
+                       salvage FILE: what is whole of a damaged store, into a new one
+                       migrate --from file --to etcd, or back: with every controller stopped, and compared
+  bramble logs         NAMESPACE/POD[/CONTAINER], without the controller; without words: of a flashed board itself
+  bramble slot         status | install FILE | confirm: the two systems of a flashed board   [--card DEVICE]
+  bramble reboot       stop pods first, then start a flashed board again; `bramble poweroff` leaves it off
+
+Options that most of them take
+  --data-dir DIR            what survives a reboot          (default /var/lib/bramble)
+  --run-dir DIR             what does not                   (default /run/bramble)
+  --cgroup-root NAME        parent of every pod's cgroup    (default bramble-<instance>)
+  --node-name NAME          this board's node               (default: the host name)
+  --config FILE             a bramble.toml, for up, controller and agent: options that are not given
+Options of up and controller
+  --listen ADDR:PORT        repeatable                      (default 0.0.0.0:6443)
+  --advertise-address IP    the address others reach        (default: of the default route)
+  --no-mdns                 boards of this link are not told where the controller is (multicast DNS)
+  --cluster-cidr CIDR       pods                            (default 10.42.0.0/16)
+  --service-cidr CIDR       services                        (default 10.43.0.0/16)
+  --load-balancer-pool RANGE[,RANGE]   such as 192.168.1.240-192.168.1.250: for Services of type LoadBalancer
+  --snapshot-every TIME     such as 12h, 30m: snapshots by the clock, of root alone   (default: none)
+  --snapshot-keep N         the newest ones stay            (default 5)
+  --snapshot-dir DIR        where                           (default <data dir>/snapshots, if no bucket is named)
+  --snapshot-s3 URL         a bucket of S3 or its like: https://host[:port]/bucket[/prefix]
+  --snapshot-s3-credentials FILE   its keys, as the AWS tools keep them: root's alone
+  --snapshot-s3-region R    (default us-east-1)    --snapshot-s3-ca FILE   who signs its certificate
+  --encryption-provider-config FILE   what is sealed at rest, as upstream's   (default: Secrets)
+  --etcd-servers URL[,URL]  a shared etcd for several controllers (default: a file; needs a build with --features etcd)
+  --etcd-cafile, --etcd-certfile, --etcd-keyfile FILE   for https:// URLs
+  --etcd-prefix PATH        what its keys begin with        (default /registry)
+  --token-file FILE         what these controllers share    (default: cluster-token in the first one's data directory)
+Options of up and agent
+  --insecure-registry HOST[:PORT]   plain HTTP for this registry only; repeatable
+  --registry-mirror REGISTRY=URL    asked before the registry, in the order given; * is for all others; repeatable
+  --registry-ca HOST[:PORT]=FILE    who signs a registry's or mirror's certificate, in PEM; repeatable
+  --resolv-conf FILE                resolvers of foreign names (default /etc/resolv.conf)
+  --kubelet-port PORT               (default 10250)
+Logging: BRAMBLE_LOG=error|warn|info|debug|trace (default info)
+";

@@ -1,0 +1,191 @@
+//! Pure: the options of the command line; each verb takes what concerns it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lexopt::prelude::*;
+
+use super::snapshot::options::{SnapshotOptions, duration};
+
+/// Options shared by the verbs; each takes what concerns it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// What survives a reboot.
+    pub(crate) data_dir: PathBuf,
+    /// What does not.
+    pub(crate) run_dir: PathBuf,
+    /// Parent of every pod's cgroup.
+    pub(crate) cgroup_root: Option<String>,
+    /// This board's node name.
+    pub(crate) node_name: Option<String>,
+    /// Where the API server listens, `address:port`.
+    pub(crate) listen: Vec<String>,
+    /// The address others reach.
+    pub(crate) advertise_address: Option<String>,
+    /// The range of pod addresses.
+    pub(crate) cluster_cidr: String,
+    /// Ranges of addresses for load balancers.
+    pub(crate) load_balancer_pool: Vec<String>,
+    /// The range of service addresses.
+    pub(crate) service_cidr: String,
+    /// Whether a controller answers who looks for it on the link.
+    pub(crate) mdns: bool,
+    /// A bundle to join with, or to make.
+    pub(crate) bundle: BundleOptions,
+    /// The API server's URL, for an agent.
+    pub(crate) server: Option<String>,
+    /// A one-time token, for an agent.
+    pub(crate) token: Option<String>,
+    /// The cluster CA's pin, `sha256:<hex>`, for an agent.
+    pub(crate) ca_pin: Option<String>,
+    /// A file with token and pin, written by the controller and removed once used.
+    pub(crate) join_file: Option<PathBuf>,
+    /// Upstream's EncryptionConfiguration, for a controller.
+    pub(crate) encryption_provider_config: Option<PathBuf>,
+    /// The etcd that several controllers share; no servers: a file of this board's.
+    pub(crate) etcd: EtcdOptions,
+    /// The token that these controllers share.
+    pub(crate) token_file: Option<PathBuf>,
+    /// Snapshots by the clock, for a controller.
+    pub(crate) snapshots: SnapshotOptions,
+    /// Registries spoken to without TLS.
+    pub(crate) insecure_registries: Vec<String>,
+    /// `registry=url` of mirrors.
+    pub(crate) registry_mirrors: Vec<String>,
+    /// `host=file` of who signs their certificates.
+    pub(crate) registry_authorities: Vec<String>,
+    /// The board's resolvers.
+    pub(crate) resolv_conf: PathBuf,
+    /// Port of the kubelet's HTTP server.
+    pub(crate) kubelet_port: u16,
+    /// The card of a flashed board, where it is not the one that was booted.
+    pub(crate) card: Option<PathBuf>,
+    /// `bramble.toml`: of a daemon, or what takes its place in an image.
+    pub(crate) config: Option<PathBuf>,
+    /// Files to put into an image.
+    pub(crate) add: Vec<PathBuf>,
+    /// Deploy the demonstration after start.
+    pub(crate) demo: bool,
+    /// End when the parent process ends; the supervisor asks its children for it.
+    pub(crate) die_with_parent: bool,
+}
+
+/// Everything to join with in one file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct BundleOptions {
+    /// The file, which an agent reads and `token create` writes.
+    pub(crate) file: Option<PathBuf>,
+    /// How long a new token is good.
+    pub(crate) ttl: Option<Duration>,
+}
+
+/// Where an etcd is, and how it is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct EtcdOptions {
+    /// URLs of its members.
+    pub(crate) servers: Vec<String>,
+    /// Who signs their certificates.
+    pub(crate) cafile: Option<PathBuf>,
+    /// Our certificate.
+    pub(crate) certfile: Option<PathBuf>,
+    /// Its key.
+    pub(crate) keyfile: Option<PathBuf>,
+    /// What all keys begin with.
+    pub(crate) prefix: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            data_dir: "/var/lib/bramble".into(),
+            run_dir: "/run/bramble".into(),
+            cgroup_root: None,
+            node_name: None,
+            listen: Vec::new(),
+            advertise_address: None,
+            cluster_cidr: "10.42.0.0/16".into(),
+            service_cidr: "10.43.0.0/16".into(),
+            load_balancer_pool: Vec::new(),
+            mdns: true,
+            bundle: BundleOptions::default(),
+            server: None,
+            token: None,
+            ca_pin: None,
+            join_file: None,
+            encryption_provider_config: None,
+            etcd: EtcdOptions {
+                servers: Vec::new(),
+                cafile: None,
+                certfile: None,
+                keyfile: None,
+                prefix: "/registry".into(),
+            },
+            token_file: None,
+            snapshots: SnapshotOptions::default(),
+            insecure_registries: Vec::new(),
+            registry_mirrors: Vec::new(),
+            registry_authorities: Vec::new(),
+            resolv_conf: "/etc/resolv.conf".into(),
+            kubelet_port: 10250,
+            card: None,
+            config: None,
+            add: Vec::new(),
+            demo: false,
+            die_with_parent: false,
+        }
+    }
+}
+
+/// Takes one long option and its value.
+pub(super) fn option(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Result<(), lexopt::Error> {
+    match name {
+        "demo" => options.demo = true,
+        "die-with-parent" => options.die_with_parent = true,
+        "data-dir" => options.data_dir = parser.value()?.into(),
+        "run-dir" => options.run_dir = parser.value()?.into(),
+        "cgroup-root" => options.cgroup_root = Some(parser.value()?.string()?),
+        "node-name" => options.node_name = Some(parser.value()?.string()?),
+        "listen" => options.listen.push(parser.value()?.string()?),
+        "advertise-address" => options.advertise_address = Some(parser.value()?.string()?),
+        "cluster-cidr" => options.cluster_cidr = parser.value()?.string()?,
+        "load-balancer-pool" => {
+            let ranges = parser.value()?.string()?;
+            options.load_balancer_pool.extend(ranges.split(',').map(|range| range.trim().to_owned()));
+        }
+        "service-cidr" => options.service_cidr = parser.value()?.string()?,
+        "no-mdns" => options.mdns = false,
+        "bundle" => options.bundle.file = Some(parser.value()?.into()),
+        "ttl" => options.bundle.ttl = Some(duration(&parser.value()?.string()?)?),
+        "server" => options.server = Some(parser.value()?.string()?),
+        "token" => options.token = Some(parser.value()?.string()?),
+        "ca-pin" => options.ca_pin = Some(parser.value()?.string()?),
+        "join-file" => options.join_file = Some(parser.value()?.into()),
+        "encryption-provider-config" => options.encryption_provider_config = Some(parser.value()?.into()),
+        "etcd-servers" => {
+            let servers = parser.value()?.string()?;
+            options
+                .etcd
+                .servers
+                .extend(servers.split(',').map(str::trim).filter(|it| !it.is_empty()).map(str::to_owned));
+        }
+        "etcd-cafile" => options.etcd.cafile = Some(parser.value()?.into()),
+        "etcd-certfile" => options.etcd.certfile = Some(parser.value()?.into()),
+        "etcd-keyfile" => options.etcd.keyfile = Some(parser.value()?.into()),
+        "etcd-prefix" => options.etcd.prefix = parser.value()?.string()?,
+        "token-file" => options.token_file = Some(parser.value()?.into()),
+        "insecure-registry" => options.insecure_registries.push(parser.value()?.string()?),
+        "registry-mirror" => options.registry_mirrors.push(parser.value()?.string()?),
+        "registry-ca" => options.registry_authorities.push(parser.value()?.string()?),
+        "resolv-conf" => options.resolv_conf = parser.value()?.into(),
+        "config" => options.config = Some(parser.value()?.into()),
+        "add" => options.add.push(parser.value()?.into()),
+        "card" => options.card = Some(parser.value()?.into()),
+        "kubelet-port" => options.kubelet_port = parser.value()?.parse()?,
+        other => {
+            if !options.snapshots.option(other, parser)? {
+                return Err(format!("unknown option --{other}; `bramble --help` lists them").into());
+            }
+        }
+    }
+    Ok(())
+}
