@@ -1,6 +1,6 @@
 //! Pure: what the command line says of snapshots by the clock.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -74,7 +74,7 @@ impl SnapshotOptions {
 
     /// The folder, if there is one: named, or the usual one where no bucket is named.
     #[cfg(feature = "controller")]
-    pub(crate) fn folder(&self, data_dir: &Path) -> Option<PathBuf> {
+    pub(crate) fn folder(&self, data_dir: &std::path::Path) -> Option<PathBuf> {
         let usual = || self.s3.is_none().then(|| data_dir.join("snapshots"));
         self.dir.clone().or_else(usual)
     }
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_bucket_takes_the_place_of_the_usual_folder() {
-        let data = Path::new("/data");
+        let data = std::path::Path::new("/data");
         assert_eq!(parsed("").unwrap().folder(data), Some("/data/snapshots".into()));
         assert_eq!(parsed("--snapshot-s3 https://h/b").unwrap().folder(data), None);
         assert_eq!(parsed("--snapshot-s3 https://h/b --snapshot-dir /a").unwrap().folder(data), Some("/a".into()));
