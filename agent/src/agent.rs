@@ -170,6 +170,7 @@ impl Agent {
         let announcing =
             announce::run(self.link.clone(), self.clock.clone(), options.node_name.clone(), proxy.announced());
         tokio::spawn(announcing);
+        tokio::spawn(services::tell_health(proxy.healths()));
         tokio::spawn(services::run_policies(self.link.clone(), proxy.clone(), options.node_name.clone()));
         tokio::spawn(services::run(self.link.clone(), proxy.clone(), services));
         tokio::spawn(answer_names(dns_options(options), proxy));

@@ -16,6 +16,7 @@
 mod atom;
 mod conntrack;
 mod difference;
+mod health;
 mod index;
 #[cfg(test)]
 mod listing;
@@ -30,6 +31,7 @@ mod skeleton;
 mod statement;
 mod unit;
 
+pub(crate) use health::run as tell_health;
 #[cfg(test)]
 pub(crate) use index::Collection;
 pub use index::{Announced, Endpoint, Index, Service, ServicePort, SlicePort};

@@ -13,6 +13,7 @@ mod node;
 mod plain;
 pub(crate) mod pod;
 mod service;
+pub(crate) use service::needs_health_port;
 mod workload;
 
 use std::borrow::Cow;

@@ -79,11 +79,28 @@ fn an_address_is_announced_by_one_board_and_moves_when_it_dies() {
     let told = one.kubectl("describe service greedy");
     assert!(told.contains("10.99.0.200 is taken by another Service"), "{told}");
 
+    // Each board tells load balancers that are not ours whether it has pods of the Service.
+    let port = one.kubectl("get service front -o jsonpath={.spec.healthCheckNodePort}");
+    let health = |board: u8| {
+        let url = format!("http://10.99.0.{board}:{port}/");
+        let told = output(lan.command("curl").args(["-s", "-w", " %{http_code}", "--max-time", "2", &url]));
+        String::from_utf8_lossy(&told.stdout).into_owned()
+    };
+    for board in 1..=3 {
+        let told = health(board);
+        assert!(told.contains(r#""localEndpoints":1"#) && told.ends_with(" 200"), "{board}: {told}");
+    }
+    // One that has none neither says that it has, nor takes part.
+    let away = (1..=3).find(|board| format!("pi-{board}") != first).expect("three boards");
+    let _ = one.kubectl(&format!("delete pod teller-pi-{away}"));
+    one.eventually("it has none any more", 10, || health(away).ends_with(" 503").then_some(()));
+
     // As when its power goes: nobody is told, not even the controller.
     let number = first.trim_start_matches("pi-").parse().expect("a number");
     lan.plug(number, false);
     let died = Instant::now();
     let second = two.try_eventually(20, || ask(&lan).filter(|now| *now != first)).expect("another board takes over");
+    assert_ne!(second, format!("pi-{away}"), "it has no pod to answer");
     println!("the announcing board dies to the first answer of the next: {:.2} s", died.elapsed().as_secs_f64());
     assert!((0..10).all(|_| ask(&lan).as_ref() == Some(&second)), "one board announces");
 

@@ -99,7 +99,8 @@ impl Reflection {
     pub(super) fn start(link: Link, interest: Interest) -> Self {
         let (sender, deltas) = mpsc::channel(WAITING_DELTAS);
         let task = tokio::spawn(async move {
-            let mut run = Run { link, interest, sender, version: String::new(), backoff: Backoff::reflector() };
+            let mut run =
+                Run { link, interest, sender, version: String::new(), is_absent: false, backoff: Backoff::reflector() };
             run.forever().await;
         });
         Self { deltas, task }
@@ -147,6 +148,8 @@ struct Run {
     interest: Interest,
     sender: mpsc::Sender<Delta>,
     version: String,
+    /// The server does not have the collection, and the reader knows that it is empty.
+    is_absent: bool,
     backoff: Backoff,
 }
 
@@ -185,8 +188,17 @@ impl Run {
             );
             let bytes = match self.link.bytes(&path).await {
                 Ok(bytes) => bytes,
+                Err(error) if error.is_not_found() && self.interest.path.starts_with("/apis/") && !begun => {
+                    // A server older than this board: nobody can have made any. It is asked again, since it may be updated.
+                    if !std::mem::replace(&mut self.is_absent, true) {
+                        self.send(Delta::Restarted).await?;
+                        self.send(Delta::Synced).await?;
+                    }
+                    return Ok(Err(error));
+                }
                 Err(error) => return Ok(Err(error)),
             };
+            self.is_absent = false;
             let page: Page<'_> = match serde_json::from_slice(&bytes) {
                 Ok(page) => page,
                 Err(error) => return Ok(Err(LinkError::Malformed { path, error })),

@@ -1,5 +1,6 @@
 //! Pure: Services and EndpointSlices of the whole cluster, kept compactly: what routing and names need, no more.
 
+use super::health::Healths;
 use super::parse;
 use crate::network::Cidr;
 use core::net::{IpAddr, Ipv4Addr};
@@ -36,6 +37,8 @@ pub struct Service {
     pub affinity_s: Option<u32>,
     /// `externalTrafficPolicy: Local`
     pub external_local: bool,
+    /// `healthCheckNodePort`; 0 is none.
+    pub health_port: u16,
     /// `internalTrafficPolicy: Local`
     pub internal_local: bool,
     /// Endpoints count before they are ready.
@@ -176,16 +179,24 @@ impl Index {
         Some(Snapshot { service, slices: names.filter_map(|name| self.slices.get(name).cloned()).collect() })
     }
 
+    fn local_endpoints(&self, key: &Key, service: &Service) -> usize {
+        let names = self.behind.get(key).into_iter().flatten().filter_map(|name| self.slices.get(name));
+        let fits = |endpoint: &&Endpoint| endpoint.local && (endpoint.ready || service.publish_not_ready);
+        let ips: BTreeSet<IpAddr> = names.flat_map(|slice| &slice.endpoints).filter(fits).map(|one| one.ip).collect();
+        ips.len()
+    }
+
+    /// Where load balancers ask, for which service, and how many of its endpoints are here.
+    pub(crate) fn healths(&self) -> Healths {
+        let asked = self.services.iter().filter(|(_, service)| service.health_port != 0);
+        asked.map(|(key, service)| (service.health_port, (key.clone(), self.local_endpoints(key, service)))).collect()
+    }
+
     /// The addresses that this board may announce.
     pub(crate) fn announced(&self) -> Announced {
         let wanted =
             self.services.iter().filter_map(|(key, service)| Some((key, service, service.announced.as_ref()?)));
-        let serves = |key: &Key, service: &Service| {
-            let names = self.behind.get(key).into_iter().flatten().filter_map(|name| self.slices.get(name));
-            let mut endpoints = names.flat_map(|slice| &slice.endpoints);
-            !service.external_local
-                || endpoints.any(|endpoint| endpoint.local && (endpoint.ready || service.publish_not_ready))
-        };
+        let serves = |key: &Key, service: &Service| !service.external_local || self.local_endpoints(key, service) > 0;
         let mine = wanted.filter(|(key, service, _)| serves(key, service));
         let addresses = mine.flat_map(|(key, service, uid)| service.ingress_ips.iter().map(move |ip| (*ip, key, uid)));
         addresses

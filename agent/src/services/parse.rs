@@ -43,6 +43,7 @@ pub(crate) fn service(object: &Value) -> Service {
         ports: list(&spec["ports"]).filter_map(service_port).collect(),
         affinity_s,
         external_local: spec["externalTrafficPolicy"] == "Local",
+        health_port: number(&spec["healthCheckNodePort"]).unwrap_or(0),
         internal_local: spec["internalTrafficPolicy"] == "Local",
         publish_not_ready: spec["publishNotReadyAddresses"] == true,
         external_name,

@@ -2,6 +2,7 @@
 
 use super::conntrack::{self, Stale};
 use super::difference::{self, Hairpin};
+use super::health::Healths;
 use super::index::{Announced, Collection, Index, Key, Snapshot};
 use super::render::{self, Facts};
 use super::unit::Unit;
@@ -65,6 +66,7 @@ struct Inner {
     state: Mutex<State>,
     changed: Notify,
     announced: watch::Sender<Announced>,
+    healths: watch::Sender<Healths>,
 }
 
 struct State {
@@ -120,6 +122,7 @@ impl Proxy {
             state: Mutex::new(state),
             changed: Notify::new(),
             announced: watch::Sender::default(),
+            healths: watch::Sender::default(),
         }))
     }
 
@@ -226,14 +229,17 @@ impl Proxy {
         self.0.announced.subscribe()
     }
 
+    /// Where load balancers ask for the health of a Service on this board.
+    pub(crate) fn healths(&self) -> watch::Receiver<Healths> {
+        self.0.healths.subscribe()
+    }
+
     fn announce(&self) {
-        let now = self.0.index.read().unwrap_or_else(PoisonError::into_inner).announced();
-        self.0.announced.send_if_modified(|known| {
-            *known != now && {
-                *known = now;
-                true
-            }
-        });
+        let index = self.0.index.read().unwrap_or_else(PoisonError::into_inner);
+        let (announced, healths) = (index.announced(), index.healths());
+        drop(index);
+        tell(&self.0.announced, announced);
+        tell(&self.0.healths, healths);
     }
 
     /// Reads the notifications on `monitor`; when somebody else changed our table it is to be replaced whole.
@@ -395,6 +401,15 @@ impl State {
         }
         self.own_generations.push_back(generation);
     }
+}
+
+/// Tells a value on where it is another one than before.
+fn tell<T: PartialEq>(to: &watch::Sender<T>, now: T) {
+    to.send_if_modified(|known| {
+        let changed = *known != now;
+        *known = now;
+        changed
+    });
 }
 
 /// Pairs of what stands and what is wanted, of the owners where they differ.

@@ -1,5 +1,9 @@
 //! Pure: the rows of Services and Endpoints.
 
+mod outside;
+
+pub(crate) use outside::needs_health_port;
+
 use serde_json::{Value, json};
 
 use super::column::{age, age_of, name, or_none, pairs};
@@ -74,9 +78,14 @@ fn complete(service: &mut Object) {
         or(&["spec", "ipFamilies"], json!(["IPv4"]));
         or(&["spec", "ipFamilyPolicy"], "SingleStack".into());
     }
-    if matches!(kind.as_str(), "NodePort" | "LoadBalancer") {
-        or(&["spec", "externalTrafficPolicy"], "Cluster".into());
+    if outside::is_accessible(service) && service.text(&["spec", "externalTrafficPolicy"]).is_empty() {
+        service.set(&["spec", "externalTrafficPolicy"], "Cluster");
     }
+    let mut or = |path: &[&str], value: Value| {
+        if service.get(path).is_none_or(|old| old.is_null() || old == "") {
+            service.set(path, value);
+        }
+    };
     if kind == "LoadBalancer" {
         or(&["spec", "allocateLoadBalancerNodePorts"], true.into());
     }
@@ -122,6 +131,7 @@ fn prepare_update(new: &mut Object, old: &Object) {
         }
     }
     keep_node_ports(new, old);
+    outside::keep_or_drop(new, old);
     complete(new);
 }
 
@@ -183,6 +193,7 @@ fn validate(service: &Object) -> Vec<FieldError> {
     for (at, port) in ports.iter().enumerate() {
         validate_port(port, &format!("spec.ports[{at}]"), ports.len() > 1, &ports[..at], &mut errors);
     }
+    errors.extend(outside::validate(service));
     errors
 }
 
@@ -226,12 +237,14 @@ fn validate_port(port: &Value, field: &str, several: bool, before: &[Value], err
 fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
     let (now, before) = (new.text(&["spec", "clusterIP"]), old.text(&["spec", "clusterIP"]));
     let external = |service: &Object| service.text(&["spec", "type"]) == "ExternalName";
+    let mut errors = outside::validate_update(new, old);
     if before.is_empty() || now == before || external(new) || external(old) {
-        return Vec::new();
+        return errors;
     }
     let value = Value::from(vec![now]);
     let why = if now.is_empty() { "primary clusterIP can not be unset" } else { "may not change once set" };
-    vec![FieldError::invalid("spec.clusterIPs[0]", value, why)]
+    errors.push(FieldError::invalid("spec.clusterIPs[0]", value, why));
+    errors
 }
 
 fn service_row(service: &Object, now: i64) -> Vec<Value> {

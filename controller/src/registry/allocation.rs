@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::create::random;
 use super::{Answer, ApiError, Registry, read_error};
-use crate::kinds::Kind;
+use crate::kinds::{Kind, needs_health_port};
 use crate::object::Object;
 use crate::schema::field_error::FieldError;
 
@@ -74,6 +74,7 @@ fn held(service: &Object) -> BTreeSet<String> {
     let single = [service.text(&["spec", "clusterIP"])];
     let addresses = addresses.chain(single).filter(|address| !address.is_empty() && *address != "None");
     let ports = service.items(&["spec", "ports"]).iter().filter_map(|port| port["nodePort"].as_i64());
+    let ports = ports.chain(service.integer(&["spec", "healthCheckNodePort"]));
     addresses.map(address_key).chain(ports.filter(|port| *port > 0).map(port_key)).collect()
 }
 
@@ -96,8 +97,19 @@ impl Registry {
                 object.set(&["spec", "clusterIPs"], vec![address]);
             }
         }
-        if matches!(service_type.as_str(), "NodePort" | "LoadBalancer") {
+        let balanced = service_type == "LoadBalancer";
+        let wants_none = object.get(&["spec", "allocateLoadBalancerNodePorts"]).is_some_and(|wanted| *wanted == false);
+        if service_type == "NodePort" || (balanced && !wants_none) {
             self.fill_ports(kind, object).await?;
+        }
+        if needs_health_port(object) && object.integer(&["spec", "healthCheckNodePort"]).unwrap_or_default() == 0 {
+            let taken = object
+                .items(&["spec", "ports"])
+                .iter()
+                .filter_map(|port| port["nodePort"].as_i64())
+                .collect::<Vec<_>>();
+            let port = self.free_port(kind, object.name(), &taken).await?;
+            object.set(&["spec", "healthCheckNodePort"], port);
         }
         let owner = format!("{}/{}", object.namespace(), object.name());
         let after = held(object);
@@ -135,9 +147,12 @@ impl Registry {
             }
             explicit.push((key, refuse("provided IP is already allocated")));
         }
-        for (at, port) in object.items(&["spec", "ports"]).iter().enumerate() {
-            let Some(number) = port["nodePort"].as_i64().filter(|number| *number > 0) else { continue };
-            let (key, field) = (port_key(number), format!("spec.ports[{at}].nodePort"));
+        let ports = object.items(&["spec", "ports"]).iter().enumerate();
+        let ports = ports.map(|(at, port)| (format!("spec.ports[{at}].nodePort"), port["nodePort"].as_i64()));
+        let health = ("spec.healthCheckNodePort".to_owned(), object.integer(&["spec", "healthCheckNodePort"]));
+        for (field, number) in ports.chain([health]) {
+            let Some(number) = number.filter(|number| *number > 0) else { continue };
+            let key = port_key(number);
             if before.contains(&key) {
                 continue;
             }

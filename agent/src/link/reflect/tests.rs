@@ -52,3 +52,32 @@ async fn it_lists_watches_resumes_and_lists_again_when_the_history_is_gone() {
     assert!(asked[2].contains("resourceVersion=5&"), "{}", asked[2]);
     assert!(asked[3].contains("resourceVersion=9&"), "a bookmark moves the version: {}", asked[3]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_the_server_does_not_have_is_empty_until_it_has_it() {
+    let mut step = 0;
+    let transport = FakeTransport::new(move |_, _, _| {
+        step += 1;
+        match step {
+            1 | 2 => (404, vec![Bytes::from_static(br#"{"kind":"Status","reason":"NotFound","code":404}"#)]),
+            3 => (
+                200,
+                vec![Bytes::from_static(
+                    br#"{"metadata":{"resourceVersion":"5"},"items":[{"metadata":{"name":"a"}}]}"#,
+                )],
+            ),
+            _ => (503, Vec::new()),
+        }
+    });
+    let mut reflection = Link::new(transport).reflect(Interest::all("/apis/networking.k8s.io/v1/networkpolicies"));
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        seen.push(match reflection.next().await {
+            Delta::Restarted => "restarted",
+            Delta::Synced => "synced",
+            Delta::Applied(_) => "+a",
+            Delta::Deleted(_) => "-a",
+        });
+    }
+    assert_eq!(seen, ["restarted", "synced", "restarted", "+a", "synced"]);
+}
