@@ -47,7 +47,6 @@ fn main() {
     let proxy = Proxy::new(&services::Options {
         instance: instance.clone(),
         node_name: "bench".to_owned(),
-        zone: String::new(),
         cluster_ranges: vec![range("10.42.0.0/16")],
         service_ranges: vec![range("10.43.0.0/16")],
         dns_addresses: vec![],

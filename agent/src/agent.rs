@@ -104,8 +104,8 @@ pub async fn run(options: Options, ready: impl FnOnce() + Send + 'static) -> Res
     let (proxy, network) = open_network(&options).map_err(|error| AgentError::Host(error.to_string()))?;
     let agent = Agent::open(options, network)?;
     let server = resolve(agent.options.servers.first()).await;
-    agent.start_work(proxy, server);
-    agent.join_cluster(server, ready).await
+    agent.start_work(proxy.clone(), server);
+    agent.join_cluster(server, proxy, ready).await
 }
 
 /// What lives as long as the agent does.
@@ -181,6 +181,7 @@ impl Agent {
     async fn join_cluster(
         self,
         server: Option<SocketAddr>,
+        proxy: Proxy,
         ready: impl FnOnce() + Send + 'static,
     ) -> Result<(), AgentError> {
         let join = JoinOptions {
@@ -208,7 +209,7 @@ impl Agent {
         let clock = self.clock.clone();
         let kubelet = Server::new(self.table, self.runtime, move || clock.now_ms());
         serve_kubelet(&self.options, &authority, certificates, kubelet).await?;
-        tokio::spawn(watch_node(signals.node.subscribe(), health, self.network, self.images, ready));
+        tokio::spawn(watch_node(signals.node.subscribe(), health, self.network, proxy, self.images, ready));
         node::run(node_options(&self.options, server), self.link, self.clock, signals).await;
         Ok(())
     }
@@ -250,7 +251,6 @@ fn open_network(options: &Options) -> Result<(Proxy, Network), network::Error> {
     let proxy = Proxy::new(&services::Options {
         instance: options.instance.clone(),
         node_name: options.node_name.clone(),
-        zone: String::new(),
         cluster_ranges: vec![options.cluster_cidr],
         service_ranges: vec![options.service_cidr],
         dns_addresses: options.dns_addresses.clone(),
@@ -330,6 +330,7 @@ async fn watch_node(
     mut node: watch::Receiver<Arc<Value>>,
     health: watch::Sender<Health>,
     network: Network,
+    proxy: Proxy,
     images: Arc<BoardImages>,
     ready: impl FnOnce(),
 ) {
@@ -340,6 +341,7 @@ async fn watch_node(
         if current.is_null() {
             continue;
         }
+        proxy.set_zone(current["metadata"]["labels"]["topology.kubernetes.io/zone"].as_str().unwrap_or_default());
         let texts = current["spec"]["podCIDRs"].as_array().map(Vec::as_slice).unwrap_or_default();
         let ranges: Vec<Cidr> = texts.iter().filter_map(|text| text.as_str()?.parse().ok()).collect();
         if !ranges.is_empty() && ranges != known {

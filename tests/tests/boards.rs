@@ -64,6 +64,27 @@ fn ask(board: &Board, address: &str) -> String {
     String::from_utf8_lossy(&[told.stdout, told.stderr].concat()).trim().to_owned()
 }
 
+/// Where a Service says so, its traffic stays in the zone, or on the board.
+fn traffic_stays_near(one: &Board) {
+    let zone = |node: &str, zone: &str| {
+        let _ = one.kubectl(&format!("label node {node} topology.kubernetes.io/zone={zone}"));
+    };
+    let near = |what: &str, patch: &str, from: &dyn Fn() -> String, wanted: &[&str]| {
+        let _ = one.kubectl(&format!("patch service teller -p {patch}"));
+        one.eventually(what, 30, || (0..8).all(|_| wanted.contains(&from().as_str())).then_some(()));
+    };
+    let pod = || fetch(one, "teller-pi-2", "http://teller.default.svc.cluster.local/");
+    let node_port = || ask(one, "10.99.0.2");
+    [("pi-1", "cellar"), ("pi-2", "attic"), ("pi-3", "attic")].into_iter().for_each(|(node, name)| zone(node, name));
+    near("it stays in its zone", r#"{"spec":{"trafficDistribution":"PreferClose"}}"#, &pod, &["pi-2", "pi-3"]);
+    near("it stays on its board", r#"{"spec":{"trafficDistribution":"PreferSameNode"}}"#, &pod, &["pi-2"]);
+    let local = r#"{"spec":{"trafficDistribution":null,"internalTrafficPolicy":"Local"}}"#;
+    near("it must stay on its board", local, &pod, &["pi-2"]);
+    let local = r#"{"spec":{"internalTrafficPolicy":"Cluster","externalTrafficPolicy":"Local"}}"#;
+    near("a node port leads to its board's pods", local, &node_port, &["pi-2"]);
+    let _ = one.kubectl(r#"patch service teller -p {"spec":{"externalTrafficPolicy":"Cluster"}}"#);
+}
+
 #[test]
 fn pods_and_services_reach_across_links_and_a_board_that_leaves_leaves_nothing() {
     let lan = Lan::new(2);
@@ -92,6 +113,7 @@ fn pods_and_services_reach_across_links_and_a_board_that_leaves_leaves_nothing()
         let answer = ask(&one, address);
         assert!(nodes.contains(&answer.as_str()), "{address}: {answer}");
     }
+    traffic_stays_near(&one);
     assert_eq!(one.kubectl("logs teller-pi-3"), "");
     assert!(one.kubectl("exec teller-pi-2 -- hostname").starts_with("teller-pi-2"));
 

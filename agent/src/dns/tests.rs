@@ -87,7 +87,7 @@ impl Setting {
         let pod = Namespace::new();
         board.attach(&pod, "asker", &[]);
         // Another server on the LAN, which knows names of its own.
-        let mut nothing = Index::new("", "");
+        let mut nothing = Index::new("");
         [Collection::Services, Collection::Slices].into_iter().for_each(|of| nothing.list_ends(of));
         let nothing = Arc::new(std::sync::RwLock::new(nothing));
         let elsewhere = Forwarder::fixed(Vec::new());
@@ -196,7 +196,7 @@ fn what_does_not_fit_comes_over_tcp() {
 
 #[test]
 fn before_the_services_are_known_nothing_is_denied() {
-    let index = Index::new("n1", "");
+    let index = Index::new("n1");
     assert!(!index.is_listed());
     let answer = zone("cluster.local").answer(&index, "web.default.svc.cluster.local", Kind::A);
     assert_eq!(answer, Answer::NoSuchName, "which the shell turns into SERVFAIL");

@@ -58,7 +58,6 @@ impl Board {
         let proxy = Proxy::new(&services::Options {
             instance: instance.clone(),
             node_name: "n1".to_owned(),
-            zone: String::new(),
             cluster_ranges: vec![range("10.42.0.0/16"), range("fd42::/48")],
             service_ranges: vec![range("10.43.0.0/16"), range("fd43::/112")],
             dns_addresses: dns.clone(),

@@ -73,8 +73,10 @@ pub struct Endpoint {
     pub terminating: bool,
     /// Lives on this board.
     pub local: bool,
-    /// The topology hint gives it to this board's zone, or to another; none without a hint.
-    pub for_our_zone: Option<bool>,
+    /// The zones that a hint gives it to; none without a hint.
+    pub zones: Box<[Box<str>]>,
+    /// A hint gives it to this board, or to others; none without a hint.
+    pub for_our_node: Option<bool>,
 }
 
 /// Name, protocol (IANA's number) and port of a slice.
@@ -108,7 +110,6 @@ pub(crate) enum Collection {
 #[derive(Debug, Default)]
 pub struct Index {
     node_name: String,
-    zone: String,
     services: BTreeMap<Key, Arc<Service>>,
     slices: BTreeMap<Key, Arc<Slice>>,
     /// Service to the names of its slices.
@@ -123,10 +124,10 @@ pub struct Index {
 }
 
 impl Index {
-    /// An index on the board with this name; `zone` is its topology zone or empty.
+    /// An index on the board with this name.
     #[must_use]
-    pub fn new(node_name: &str, zone: &str) -> Self {
-        Self { node_name: node_name.to_owned(), zone: zone.to_owned(), ..Self::default() }
+    pub fn new(node_name: &str) -> Self {
+        Self { node_name: node_name.to_owned(), ..Self::default() }
     }
 
     /// A service by namespace and name.
@@ -242,7 +243,7 @@ impl Index {
         }
         match of {
             Collection::Services => self.put_service(key, parse::service(object)),
-            Collection::Slices => match parse::slice(object, &self.node_name, &self.zone) {
+            Collection::Slices => match parse::slice(object, &self.node_name) {
                 Some(slice) => self.put_slice(key, slice),
                 None => self.forget(of, &key),
             },
@@ -323,7 +324,7 @@ mod tests {
 
     #[test]
     fn only_what_changes_is_named() {
-        let mut index = Index::new("n1", "");
+        let mut index = Index::new("n1");
         index.apply(Collection::Services, &service("web", "10.43.0.7"));
         index.apply(Collection::Slices, &slice("web-1", "web", "10.42.0.5"));
         assert_eq!(index.take_changed().into_iter().collect::<Vec<_>>(), ["d/web".into()]);
@@ -336,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_new_list_forgets_what_it_does_not_name() {
-        let mut index = Index::new("n1", "");
+        let mut index = Index::new("n1");
         for (name, ip) in [("a", "10.43.0.1"), ("b", "10.43.0.2")] {
             index.apply(Collection::Services, &service(name, ip));
             index.apply(Collection::Slices, &slice(&format!("{name}-1"), name, "10.42.0.5"));
@@ -356,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_slice_may_move_to_another_service() {
-        let mut index = Index::new("n2", "");
+        let mut index = Index::new("n2");
         index.apply(Collection::Slices, &slice("s", "a", "10.42.0.5"));
         index.apply(Collection::Slices, &slice("s", "b", "10.42.0.5"));
         assert_eq!(index.endpoints("d", "a").count(), 0);

@@ -111,7 +111,8 @@ mod tests {
             serving: true,
             terminating: false,
             local: *local,
-            for_our_zone: None,
+            zones: [].into(),
+            for_our_node: None,
         };
         let endpoints = endpoints.iter().map(endpoint).collect();
         let slices = vec![Arc::new(Slice { service: None, ports: vec![("".into(), 6, 8080)], endpoints })];

@@ -60,7 +60,7 @@ fn service_port(port: &Value) -> Option<ServicePort> {
 }
 
 /// A slice of addresses that belongs to a service; slices of names (FQDN) route nowhere.
-pub(crate) fn slice(object: &Value, node_name: &str, zone: &str) -> Option<Slice> {
+pub(crate) fn slice(object: &Value, node_name: &str) -> Option<Slice> {
     let metadata = &object["metadata"];
     let service = metadata["labels"]["kubernetes.io/service-name"].as_str()?;
     let namespace = metadata["namespace"].as_str()?;
@@ -73,24 +73,35 @@ pub(crate) fn slice(object: &Value, node_name: &str, zone: &str) -> Option<Slice
     Some(Slice {
         service: Some(format!("{namespace}/{service}").into()),
         ports: list(&object["ports"]).filter_map(port).collect(),
-        endpoints: list(&object["endpoints"]).flat_map(|entry| endpoints(entry, node_name, zone)).collect(),
+        endpoints: list(&object["endpoints"]).flat_map(|entry| endpoints(entry, node_name)).collect(),
     })
 }
 
 /// All addresses of one entry are the same pod.
-fn endpoints(entry: &Value, node_name: &str, zone: &str) -> Vec<Endpoint> {
+fn endpoints(entry: &Value, node_name: &str) -> Vec<Endpoint> {
     let conditions = &entry["conditions"];
     // Unknown counts as ready, and serving follows ready unless it is said (discovery/v1).
     let ready = conditions["ready"].as_bool().unwrap_or(true);
     let serving = conditions["serving"].as_bool().unwrap_or(ready);
     let terminating = conditions["terminating"].as_bool().unwrap_or(false);
-    let zones = entry["hints"]["forZones"].as_array();
-    let for_our_zone = zones.filter(|zones| !zones.is_empty()).map(|zones| zones.iter().any(|at| at["name"] == zone));
+    let hinted = |to: &str| list(&entry["hints"][to]).filter_map(|at| at["name"].as_str()).collect::<Vec<_>>();
+    let (zones, nodes) = (hinted("forZones"), hinted("forNodes"));
+    let for_our_node = (!nodes.is_empty()).then(|| nodes.contains(&node_name));
+    let zones: Box<[Box<str>]> = zones.into_iter().map(Into::into).collect();
     let hostname: Option<Box<str>> = entry["hostname"].as_str().map(Into::into);
     let local = entry["nodeName"] == node_name;
     list(&entry["addresses"])
         .filter_map(address)
-        .map(|ip| Endpoint { ip, hostname: hostname.clone(), ready, serving, terminating, local, for_our_zone })
+        .map(|ip| Endpoint {
+            ip,
+            hostname: hostname.clone(),
+            ready,
+            serving,
+            terminating,
+            local,
+            zones: zones.clone(),
+            for_our_node,
+        })
         .collect()
 }
 
@@ -139,7 +150,7 @@ mod tests {
     #[test]
     fn conditions_default_as_discovery_says() {
         let entry = |conditions: Value| {
-            endpoints(&json!({"addresses": ["10.42.0.1"], "conditions": conditions}), "n", "").remove(0)
+            endpoints(&json!({"addresses": ["10.42.0.1"], "conditions": conditions}), "n").remove(0)
         };
         assert!(entry(json!({})).ready && entry(json!({})).serving);
         let out = entry(json!({"ready": false, "serving": true, "terminating": true}));

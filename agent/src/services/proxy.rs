@@ -46,8 +46,6 @@ pub struct Options {
     pub instance: Instance,
     /// Endpoints with this node name are local.
     pub node_name: String,
-    /// `topology.kubernetes.io/zone` of the node, or empty.
-    pub zone: String,
     /// Pod ranges of the whole cluster.
     pub cluster_ranges: Vec<Cidr>,
     /// Ranges of cluster addresses of services.
@@ -106,6 +104,7 @@ impl Proxy {
             own_ranges: Vec::new(),
             service_ranges: options.service_ranges.clone(),
             dns_addresses: options.dns_addresses.clone(),
+            zone: String::new(),
             interface_prefix: options.instance.interface(""),
         };
         let state = State {
@@ -118,7 +117,7 @@ impl Proxy {
         };
         Self(Arc::new(Inner {
             table: options.instance.nft_table(),
-            index: Arc::new(RwLock::new(Index::new(&options.node_name, &options.zone))),
+            index: Arc::new(RwLock::new(Index::new(&options.node_name))),
             state: Mutex::new(state),
             changed: Notify::new(),
             announced: watch::Sender::default(),
@@ -166,6 +165,16 @@ impl Proxy {
         let mut state = self.state();
         if state.facts.own_ranges != ranges {
             ranges.clone_into(&mut state.facts.own_ranges);
+            state.programmed = None;
+            self.0.changed.notify_one();
+        }
+    }
+
+    /// The zone of this board is known or has changed; hints are for boards of a zone.
+    pub fn set_zone(&self, zone: &str) {
+        let mut state = self.state();
+        if state.facts.zone != zone {
+            zone.clone_into(&mut state.facts.zone);
             state.programmed = None;
             self.0.changed.notify_one();
         }

@@ -19,6 +19,8 @@ pub(crate) struct Facts {
     pub(crate) service_ranges: Vec<Cidr>,
     /// Answered on the board itself, never rewritten.
     pub(crate) dns_addresses: Vec<IpAddr>,
+    /// `topology.kubernetes.io/zone` of this board, or empty.
+    pub(crate) zone: String,
     /// What the names of our interfaces begin with.
     pub(crate) interface_prefix: String,
 }
@@ -45,7 +47,7 @@ struct ServicePortRender<'a> {
 
 impl ServicePortRender<'_> {
     fn run(&mut self) {
-        let chosen = [true, false].map(|ipv4| choose(self.snapshot, self.port, ipv4));
+        let chosen = [true, false].map(|ipv4| choose(self.snapshot, self.port, ipv4, &self.facts.zone));
         for (chosen, ipv4) in chosen.iter().zip([true, false]) {
             self.entrances(chosen, ipv4);
             self.unit.hairpin.extend(chosen.own.iter().map(SocketAddr::ip));

@@ -14,7 +14,8 @@ pub(crate) struct Chosen {
     pub(crate) own: Vec<SocketAddr>,
 }
 
-pub(crate) fn choose(snapshot: &Snapshot, port: &ServicePort, ipv4: bool) -> Chosen {
+/// `zone` is this board's; empty where it has none.
+pub(crate) fn choose(snapshot: &Snapshot, port: &ServicePort, ipv4: bool, zone: &str) -> Chosen {
     let mut all: Vec<(SocketAddr, &Endpoint)> = Vec::new();
     for slice in &snapshot.slices {
         let Some((_, _, target)) = slice.ports.iter().find(|at| at.0 == port.name && at.1 == port.protocol) else {
@@ -27,7 +28,7 @@ pub(crate) fn choose(snapshot: &Snapshot, port: &ServicePort, ipv4: bool) -> Cho
     all.dedup_by_key(|(address, _)| *address);
     let local: Vec<_> = all.iter().filter(|(_, endpoint)| endpoint.local).copied().collect();
     let chosen = Chosen {
-        cluster: usable(&snapshot.service, &near(&snapshot.service, &all)),
+        cluster: usable(&snapshot.service, &near(&snapshot.service, &all, zone)),
         local: usable(&snapshot.service, &local),
         own: Vec::new(),
     };
@@ -45,12 +46,20 @@ fn usable(service: &Service, endpoints: &[(SocketAddr, &Endpoint)]) -> Vec<Socke
     if ready.is_empty() { pick(&|endpoint| endpoint.serving && endpoint.terminating) } else { ready }
 }
 
-/// Those of our zone, if every ready endpoint has a hint and one of them is for us.
-fn near<'a>(service: &Service, all: &[(SocketAddr, &'a Endpoint)]) -> Vec<(SocketAddr, &'a Endpoint)> {
-    let ready = || all.iter().filter(|(_, endpoint)| endpoint.ready || service.publish_not_ready);
-    let hinted = ready().all(|(_, endpoint)| endpoint.for_our_zone.is_some());
-    if hinted && ready().any(|(_, endpoint)| endpoint.for_our_zone == Some(true)) {
-        return ready().filter(|(_, endpoint)| endpoint.for_our_zone == Some(true)).copied().collect();
+/// Those that hints give to this board, else those of its zone: if every ready endpoint has such a hint and one of them is
+/// for us.
+fn near<'a>(service: &Service, all: &[(SocketAddr, &'a Endpoint)], zone: &str) -> Vec<(SocketAddr, &'a Endpoint)> {
+    let ready: Vec<_> =
+        all.iter().filter(|(_, endpoint)| endpoint.ready || service.publish_not_ready).copied().collect();
+    let for_zone = |endpoint: &Endpoint| {
+        (!endpoint.zones.is_empty()).then(|| endpoint.zones.iter().any(|hinted| **hinted == *zone))
+    };
+    let for_node = |endpoint: &Endpoint| endpoint.for_our_node;
+    for hint in [&for_node as &dyn Fn(&Endpoint) -> Option<bool>, &for_zone] {
+        let ours: Vec<_> = ready.iter().filter(|(_, endpoint)| hint(endpoint) == Some(true)).copied().collect();
+        if !ours.is_empty() && ready.iter().all(|(_, endpoint)| hint(endpoint).is_some()) {
+            return ours;
+        }
     }
     all.to_vec()
 }
@@ -69,7 +78,12 @@ mod tests {
             serving: state.contains('s'),
             terminating: state.contains('t'),
             local: state.contains('l'),
-            for_our_zone: state.contains('z').then_some(true).or(state.contains('o').then_some(false)),
+            zones: [('z', "here"), ('o', "there")]
+                .iter()
+                .filter(|(at, _)| state.contains(*at))
+                .map(|(_, zone)| (*zone).into())
+                .collect(),
+            for_our_node: state.contains('n').then_some(true).or(state.contains('m').then_some(false)),
         }
     }
 
@@ -79,7 +93,7 @@ mod tests {
         let service = Arc::new(Service { publish_not_ready, ..Service::default() });
         let snapshot = Snapshot { service, slices: vec![Arc::new(slice.clone()), Arc::new(slice)] };
         let port = ServicePort { name: "".into(), protocol: 6, port: 80, node_port: 0 };
-        let chosen = choose(&snapshot, &port, true);
+        let chosen = choose(&snapshot, &port, true, "here");
         let last = |list: Vec<SocketAddr>| list.iter().map(|at| at.to_string().as_bytes()[8] - b'0').collect();
         (last(chosen.cluster), last(chosen.local))
     }
@@ -95,6 +109,9 @@ mod tests {
             (&["rsz", "rso"], false, &[1], &[]),
             (&["rsz", "rs"], false, &[1, 2], &[]),
             (&["rso", "rso"], false, &[1, 2], &[]),
+            (&["rsn", "rsm"], false, &[1], &[]),
+            (&["rsmz", "rsmo"], false, &[1], &[]),
+            (&["rsn", "rs"], false, &[1, 2], &[]),
         ] {
             assert_eq!(chosen(states, publish), (cluster.to_vec(), local.to_vec()), "{states:?}");
         }

@@ -105,10 +105,29 @@ fn endpoint(view: &View, key: &Key, service: &Service, backend: &Backend, ip: &s
             endpoint["zone"] = Value::from(zone);
         }
     }
+    if ready && let Some(hints) = hints(service, &endpoint) {
+        endpoint["hints"] = hints;
+    }
     if let Some(hostname) = hostname(key, pod) {
         endpoint["hostname"] = Value::from(hostname);
     }
     endpoint
+}
+
+/// For whom an endpoint is, where its Service prefers what is near: its own zone, or its own node and else its zone.
+fn hints(service: &Service, endpoint: &Value) -> Option<Value> {
+    let named = |field: &str| endpoint[field].as_str().map(|name| json!([{ "name": name }]));
+    let (zone, node) = (named("zone"), named("nodeName"));
+    let mut hints = serde_json::Map::new();
+    match service.distribution.as_deref()? {
+        "PreferClose" | "PreferSameZone" => hints.extend([("forZones".to_owned(), zone?)]),
+        "PreferSameNode" => {
+            hints.extend([("forNodes".to_owned(), node?)]);
+            hints.extend(zone.map(|zone| ("forZones".to_owned(), zone)));
+        }
+        _ => return None,
+    }
+    Some(Value::Object(hints))
 }
 
 /// From the slices that are there to the groups that are wanted.

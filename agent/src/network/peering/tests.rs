@@ -25,7 +25,6 @@ fn board(name: &str, number: u8, addresses: &[&str], netns: Namespace) -> Board 
     let proxy = Proxy::new(&services::Options {
         instance: instance.clone(),
         node_name: name.to_owned(),
-        zone: String::new(),
         cluster_ranges: vec![range("10.42.0.0/16".into()), range("fd42::/48".into())],
         service_ranges: vec![range("10.43.0.0/16".into())],
         dns_addresses: Vec::new(),

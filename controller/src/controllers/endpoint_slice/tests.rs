@@ -95,3 +95,24 @@ fn endpoints_of_a_service_without_selector_are_mirrored() {
     world.settle();
     assert!(slices_of(&world).is_empty());
 }
+
+#[test]
+fn hints_say_for_whom_an_endpoint_is() {
+    let node = json!({ "apiVersion": "v1", "kind": "Node",
+        "metadata": { "name": "pi-1", "labels": { "topology.kubernetes.io/zone": "attic" } } });
+    let (zones, nodes) = (json!([{ "name": "attic" }]), json!([{ "name": "pi-1" }]));
+    for (distribution, hints) in [
+        (json!(null), json!(null)),
+        (json!("PreferClose"), json!({ "forZones": zones })),
+        (json!("PreferSameNode"), json!({ "forNodes": nodes, "forZones": zones })),
+    ] {
+        let mut world = World::new(&[&CONTROLLER]);
+        world.put(node.clone());
+        let mut web = service();
+        web["spec"]["trafficDistribution"] = distribution;
+        world.put(web);
+        world.put(pod("a", "10.42.0.2", true));
+        world.settle();
+        assert_eq!(list_at(slices_of(&world)[0], &["endpoints"])[0]["hints"], hints);
+    }
+}

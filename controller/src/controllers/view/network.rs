@@ -37,6 +37,8 @@ pub(crate) struct Service {
     pub(crate) external_name: bool,
     pub(crate) publish_not_ready: bool,
     pub(crate) families: Box<[Str]>,
+    /// `trafficDistribution`
+    pub(crate) distribution: Option<Str>,
     /// Of one that has, or wants, an address of the site's load balancer.
     pub(crate) balancer: Option<Box<Balancer>>,
 }
@@ -144,6 +146,7 @@ pub(crate) fn project_service(object: &Value, interner: &mut Interner) -> Option
         external_name: str_at(object, &["spec", "type"]) == "ExternalName",
         publish_not_ready: flag_at(object, &["spec", "publishNotReadyAddresses"]),
         families: families.into(),
+        distribution: interner.text_at(object, &["spec", "trafficDistribution"]),
         balancer: balancer(object, interner),
     })))
 }
