@@ -28,12 +28,14 @@ use super::{clock, kernel, modules, net, swap, watchdog};
 
 mod additions;
 mod arguments;
+mod companions;
 mod firmware;
 mod programs;
 mod ssh;
 
 use additions::copy_new;
 use arguments::arguments;
+use companions::Companions;
 use firmware::{join_file, read_config, take_bundle, with_firmware};
 use programs::{end_all, forward, reap, start, stop};
 
@@ -110,11 +112,14 @@ fn boot() -> io::Result<End> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         slot: Slot::of_command_line(&line),
         node_name,
+        ssh: None,
         state: "starting".to_owned(),
         mistakes,
     };
     let ring = Ring::open(Path::new(RUN))?;
-    let mut board = Board { disk, config, status, ring, consoles, brought_in: false };
+    let mut board =
+        Board { disk, config, status, ring, consoles, companions: Companions::default(), brought_in: false };
+    board.let_in();
     board.tell_status();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(board.live())
@@ -185,11 +190,28 @@ struct Board {
     status: Status,
     ring: Ring,
     consoles: Consoles,
+    /// Programs beside the daemons.
+    companions: Companions,
     /// What lies beside `bramble.toml` was brought in since this boot.
     brought_in: bool,
 }
 
 impl Board {
+    /// Prepares a login for those whose keys `bramble.toml` names. Called before children are waited for.
+    fn let_in(&mut self) {
+        if self.config.ssh_keys.is_empty() {
+            return;
+        }
+        match ssh::prepare(&self.config.ssh_keys, Path::new(DATA)) {
+            Ok((key, fingerprint)) => {
+                self.consoles.line(format!("bramble: ssh listens; its key is {fingerprint}"));
+                self.status.ssh = Some(fingerprint);
+                self.companions.add("ssh", ssh::command_line(&key));
+            }
+            Err(error) => self.consoles.line(format!("bramble: nobody can log in: {error}")),
+        }
+    }
+
     fn tell_status(&self) {
         let written = with_firmware(&self.disk, MountFlags::SYNCHRONOUS, |folder| self.status.write(folder, &now()));
         if let Err(error) = written {
@@ -211,11 +233,9 @@ impl Board {
         let (mut keys, mut children) = (signal(SignalKind::interrupt())?, signal(SignalKind::child())?);
         let (send, mut lines) = mpsc::channel(WAITING_LINES);
         let own = tokio::net::unix::pipe::Receiver::from_owned_fd(console::redirect_standard_streams()?.into())?;
-        forward(own, &send);
+        forward(own, "", &send);
         let network = tokio::spawn(net::run(self.config.network.clone(), self.status.node_name.clone()));
         let dog = self.config.watchdog.then(|| tokio::spawn(watchdog::run()));
-        let login = (!self.config.ssh_key.is_empty())
-            .then(|| tokio::spawn(ssh::run(self.config.ssh_key.clone(), send.clone())));
         let (mut daemon, mut begun, mut pause) = (self.start_daemon(&send)?, Instant::now(), RESTART_PAUSE / 2);
         let mut again = None;
         let trial = self.is_trial();
@@ -227,7 +247,11 @@ impl Board {
                 _ = keys.recv() => break End::Restart,
                 _ = off.recv() => break End::PowerOff,
                 _ = children.recv() => {
-                    let Some(how) = reap(Some(daemon)) else { continue };
+                    let ended = reap();
+                    for told in self.companions.ended(&ended, Instant::now()) {
+                        self.say(told.as_bytes());
+                    }
+                    let Some((_, how)) = ended.into_iter().find(|(pid, _)| *pid == daemon) else { continue };
                     pause = if begun.elapsed() > SETTLED { RESTART_PAUSE } else { (pause * 2).min(RESTART_PAUSE_MAX) };
                     self.say(format!("bramble: the daemon ended ({how}); it starts again in {pause:?}").as_bytes());
                     again = Some(Instant::now() + pause);
@@ -238,6 +262,11 @@ impl Board {
                     // Only a life without an end is taken for good.
                     if !trial {
                         judged = judged.map(|_| Instant::now() + SETTLED);
+                    }
+                }
+                () = sleep_until(self.companions.due().unwrap_or(at)), if self.companions.due().is_some() => {
+                    for told in self.companions.start_due(Instant::now(), &send) {
+                        self.say(told.as_bytes());
                     }
                 }
                 Some(line) = lines.recv() => {
@@ -263,9 +292,6 @@ impl Board {
         };
         self.say(b"bramble: stopping pods and daemons");
         network.abort();
-        if let Some(login) = login {
-            login.abort();
-        }
         if again.is_none() {
             stop(daemon).await;
         }

@@ -22,6 +22,8 @@ pub struct Status {
     pub slot: Option<Slot>,
     /// The node's name.
     pub node_name: String,
+    /// The fingerprint of the key that a login is greeted with, where somebody may log in.
+    pub ssh: Option<String>,
     /// Whether all that it shall do has started.
     pub state: String,
     /// What was not understood.
@@ -34,6 +36,9 @@ impl Status {
         let Self { version, node_name, state, .. } = self;
         let mut text =
             format!("time     {time}\nnode     {node_name}\nstate    {state}\nversion  {version}\nslot     {slot}\n\n");
+        if let Some(fingerprint) = &self.ssh {
+            let _ = writeln!(text, "ssh root@ this board is greeted by its key {fingerprint}.\n");
+        }
         if self.mistakes.is_empty() {
             text.push_str("bramble.toml holds no mistakes.\n");
         }

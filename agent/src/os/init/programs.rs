@@ -15,15 +15,19 @@ use tokio::time::Instant;
 /// How long everything may take to end, before it is killed.
 const END_PATIENCE: Duration = Duration::from_secs(25);
 
-/// Sends every line of a stream.
-pub(super) fn forward(stream: impl AsyncRead + Unpin + Send + 'static, lines: &mpsc::Sender<Vec<u8>>) {
+/// Sends every line of a stream, with what it shall begin with.
+pub(super) fn forward(
+    stream: impl AsyncRead + Unpin + Send + 'static,
+    start: &'static str,
+    lines: &mpsc::Sender<Vec<u8>>,
+) {
     let lines = lines.clone();
     tokio::spawn(async move {
         let mut stream = BufReader::new(stream);
-        let mut line = Vec::new();
+        let mut line = start.as_bytes().to_vec();
         while stream.read_until(b'\n', &mut line).await.is_ok_and(|length| length > 0) {
             line.truncate(line.trim_ascii_end().len());
-            if lines.send(std::mem::take(&mut line)).await.is_err() {
+            if lines.send(std::mem::replace(&mut line, start.as_bytes().to_vec())).await.is_err() {
                 return;
             }
         }
@@ -34,36 +38,35 @@ pub(super) fn forward(stream: impl AsyncRead + Unpin + Send + 'static, lines: &m
 pub(super) fn start(words: &[String], lines: &mpsc::Sender<Vec<u8>>) -> io::Result<Pid> {
     let mut command = Command::new("/proc/self/exe");
     command.args(words);
-    start_program(command, lines)
+    spawn(command, "", lines)
 }
 
-/// Starts a program, its lines told with the others'.
-pub(super) fn start_program(mut command: Command, lines: &mpsc::Sender<Vec<u8>>) -> io::Result<Pid> {
+/// Starts a program with nothing of ours but its search path.
+pub(super) fn spawn(mut command: Command, start: &'static str, lines: &mpsc::Sender<Vec<u8>>) -> io::Result<Pid> {
     command.current_dir("/").env_clear().envs(BTreeMap::from([("PATH", "/bin")]));
     if let Ok(level) = std::env::var("BRAMBLE_LOG") {
         command.env("BRAMBLE_LOG", level);
     }
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     if let Some(stdout) = child.stdout.take() {
-        forward(ChildStdout::from_std(stdout)?, lines);
+        forward(ChildStdout::from_std(stdout)?, start, lines);
     }
     if let Some(stderr) = child.stderr.take() {
-        forward(ChildStderr::from_std(stderr)?, lines);
+        forward(ChildStderr::from_std(stderr)?, start, lines);
     }
     // It is waited for with all others, by `reap`.
     Ok(Pid::from_child(&child))
 }
 
-/// Buries children and orphans; tells how the daemon ended, if it was among them.
-pub(super) fn reap(daemon: Option<Pid>) -> Option<String> {
-    let mut told = None;
+/// Buries children and orphans; tells who ended, and how.
+pub(super) fn reap() -> Vec<(Pid, String)> {
+    let mut told = Vec::new();
     while let Ok(Some((pid, status))) = waitpid(None, WaitOptions::NOHANG) {
-        if Some(pid) == daemon {
-            told = Some(match (status.exit_status(), status.terminating_signal()) {
-                (Some(code), _) => format!("exit status {code}"),
-                (None, signal) => format!("signal {}", signal.unwrap_or_default()),
-            });
-        }
+        let how = match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => format!("exit status {code}"),
+            (None, signal) => format!("signal {}", signal.unwrap_or_default()),
+        };
+        told.push((pid, how));
     }
     told
 }
@@ -72,7 +75,7 @@ pub(super) fn reap(daemon: Option<Pid>) -> Option<String> {
 pub(super) async fn stop(daemon: Pid) {
     let _ = kill_process(daemon, Signal::TERM);
     let deadline = Instant::now() + END_PATIENCE;
-    while reap(Some(daemon)).is_none() && Instant::now() < deadline {
+    while reap().iter().all(|(pid, _)| *pid != daemon) && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -85,7 +88,7 @@ pub(super) async fn end_all() {
             let _ = kill_process(pid, ask);
         }
         while !processes().is_empty() && Instant::now() < deadline {
-            let _ = reap(None);
+            let _ = reap();
             // Nothing tells of the end of other people's children.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

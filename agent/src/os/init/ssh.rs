@@ -1,88 +1,67 @@
-//! Shell: a login over SSH, for boards whose file names a key: Debian's dropbear, by keys alone.
+//! Shell: a login over SSH, for those whose keys `bramble.toml` names: Debian's dropbear, with keys only and nothing
+//! forwarded.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use rustix::process::{PidfdFlags, pidfd_open};
-use tokio::io::Interest;
-use tokio::sync::mpsc;
+/// Root's home, as `/etc/passwd` of the image has it; in memory, and nobody else's.
+const HOME: &str = "/run/home";
+/// The host's key, where no data partition keeps it.
+const FALLBACK: &str = "/run/ssh";
 
-use super::DATA;
-use super::programs::start_program;
-use crate::platform;
-
-/// root's home, in memory: nothing that somebody puts there changes the board.
-const HOME: &str = "/run/root";
-/// Before it is started again.
-const RESTART_PAUSE: Duration = Duration::from_secs(5);
-/// How long a board may take to make a key.
-const KEY_PATIENCE: Duration = Duration::from_secs(60);
-
-/// Lets these keys in until the task is aborted. What goes wrong is told.
-pub(super) async fn run(keys: Vec<String>, lines: mpsc::Sender<Vec<u8>>) {
-    loop {
-        let told = match once(&keys, &lines).await {
-            Ok(()) => "ended".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        let line = format!("bramble: the login over SSH: {told}; it starts again in {RESTART_PAUSE:?}");
-        if lines.send(line.into_bytes()).await.is_err() {
-            return;
-        }
-        tokio::time::sleep(RESTART_PAUSE).await;
-    }
+/// Writes down who may come in, and makes the board's own key where it has none yet. Answers where that key is, and its
+/// fingerprint. Waits for a child of its own: nobody else may bury children meanwhile.
+pub(super) fn prepare(keys: &[String], data: &Path) -> io::Result<(PathBuf, String)> {
+    write_authorised(Path::new(HOME), keys)?;
+    // On a board without a data partition somebody must be able to see why.
+    let folder = private_folder(&data.join("ssh")).or_else(|_| private_folder(Path::new(FALLBACK)))?;
+    let key = folder.join("host-key");
+    let told = fingerprint_of(&key, true).or_else(|_| {
+        // What a cut left is no key.
+        let _ = fs::remove_file(&key);
+        fingerprint_of(&key, false)
+    })?;
+    Ok((key, told))
 }
 
-async fn once(keys: &[String], lines: &mpsc::Sender<Vec<u8>>) -> io::Result<()> {
-    admit(Path::new(HOME), keys)?;
-    let host_key = Path::new(DATA).join("ssh/host-key");
-    if !host_key.exists() {
-        make_host_key(&host_key, lines).await?;
-    }
-    let mut dropbear = Command::new("/bin/dropbear");
-    // In the foreground, its words on standard error; no passwords, no forwarding of ports in either direction.
-    dropbear.args(["-F", "-E", "-s", "-j", "-k", "-r"]).arg(&host_key);
-    until_it_ends(dropbear, lines).await
+/// dropbear in the foreground, its lines on standard error: no passwords (`-s`), no forwarding (`-j`, `-k`).
+pub(super) fn command_line(key: &Path) -> Vec<String> {
+    let words = ["/bin/dropbear", "-F", "-E", "-s", "-j", "-k", "-p", "22", "-P", "/run/dropbear.pid", "-r"];
+    words.into_iter().map(str::to_owned).chain([key.to_string_lossy().into_owned()]).collect()
 }
 
-/// The board's own key, made once and whole: a person compares it when the board is met again.
-async fn make_host_key(path: &Path, lines: &mpsc::Sender<Vec<u8>>) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new(DATA));
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let making = path.with_extension("new");
-    // What a power cut left would not be overwritten.
-    let _ = fs::remove_file(&making);
-    let mut tool = Command::new("/bin/dropbearkey");
-    tool.args(["-t", "ed25519", "-f"]).arg(&making);
-    let begun = Instant::now();
-    until_it_ends(tool, lines).await?;
-    if begun.elapsed() > KEY_PATIENCE || !making.exists() {
-        return Err(io::Error::other("no host key was made"));
-    }
-    fs::File::open(&making)?.sync_all()?;
-    fs::rename(&making, path)?;
-    fs::File::open(dir)?.sync_all()
-}
-
-/// Process 1 buries all children, so their end is heard of otherwise.
-async fn until_it_ends(program: Command, lines: &mpsc::Sender<Vec<u8>>) -> io::Result<()> {
-    let pid = start_program(program, lines)?;
-    let Ok(end) = pidfd_open(pid, PidfdFlags::empty()) else { return Ok(()) };
-    let end = platform::pollable(end, Interest::READABLE)?;
-    end.readable().await.map(drop)
-}
-
-/// Only these keys may log in.
-fn admit(home: &Path, keys: &[String]) -> io::Result<()> {
-    let dir = home.join(".ssh");
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-    let path = dir.join("authorized_keys");
-    let mut file = fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+fn write_authorised(home: &Path, keys: &[String]) -> io::Result<()> {
+    let folder = private_folder(&private_folder(home)?.join(".ssh"))?;
+    let mut options = fs::File::options();
+    let mut file = options.create(true).truncate(true).write(true).mode(0o600).open(folder.join("authorized_keys"))?;
     keys.iter().try_for_each(|key| writeln!(file, "{key}"))
+}
+
+fn private_folder(path: &Path) -> io::Result<PathBuf> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    Ok(path.to_owned())
+}
+
+/// The fingerprint that `dropbearkey` prints of a key that is there, or that it makes.
+fn fingerprint_of(key: &Path, is_there: bool) -> io::Result<String> {
+    let mut command = Command::new("/bin/dropbearkey");
+    if is_there {
+        command.arg("-y");
+    } else {
+        command.args(["-t", "ed25519"]);
+    }
+    let output = command.arg("-f").arg(key).env_clear().output()?;
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let missing = || io::Error::other(format!("dropbearkey: {}", String::from_utf8_lossy(&output.stderr).trim()));
+    parse_fingerprint(&told).filter(|_| output.status.success()).ok_or_else(missing)
+}
+
+fn parse_fingerprint(told: &str) -> Option<String> {
+    let word = told.lines().find_map(|line| line.strip_prefix("Fingerprint: "))?;
+    Some(word.trim().to_owned())
 }
 
 #[cfg(test)]
@@ -92,14 +71,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_named_keys_are_let_in() {
+    fn who_may_come_in_is_written_as_dropbear_wants_it() {
         let home = std::env::temp_dir().join(format!("bramble-ssh-{}", std::process::id()));
-        for keys in [vec!["one".to_owned(), "two".to_owned()], vec!["three".to_owned()]] {
-            admit(&home, &keys).unwrap();
-            let path = home.join(".ssh/authorized_keys");
-            assert_eq!(fs::read_to_string(&path).unwrap().lines().collect::<Vec<_>>(), keys);
-            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        }
+        write_authorised(&home, &["one".into(), "two".into()]).unwrap();
+        write_authorised(&home, &["three".into()]).unwrap();
+        let file = home.join(".ssh/authorized_keys");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "three\n", "who was in before is not any more");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&home), mode(&home.join(".ssh")), mode(&file)), (0o700, 0o700, 0o600));
         fs::remove_dir_all(home).unwrap();
+    }
+
+    #[test]
+    fn a_fingerprint_is_found() {
+        let told = "Public key portion is:\nssh-ed25519 AAAA root@x\nFingerprint: SHA256:abc\n";
+        assert_eq!(parse_fingerprint(told).as_deref(), Some("SHA256:abc"));
+        assert_eq!(parse_fingerprint("nothing"), None);
     }
 }

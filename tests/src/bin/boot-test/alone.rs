@@ -8,7 +8,7 @@ use bramble_tests::host::output;
 use bramble_tests::image::Image;
 
 use crate::guest::{NODE_PORT, OUTSIDE, wait_for_answer, workload};
-use crate::login::{SSH_OUTSIDE, let_in_by_key_alone};
+use crate::ssh::{SSH, greeting};
 use crate::{Test, step};
 
 impl Test {
@@ -18,10 +18,8 @@ impl Test {
         let (archive, manifest) = (self.work.join("hello.tar"), self.work.join("hello.json"));
         Image::of_program(&self.program, &["hello"]).docker_archive_for("arm64", "bramble.local/hello:1", &archive);
         fs::write(&manifest, workload("bramble.local/hello:1", None).to_string()).expect("written");
-        let keys = self.keys();
-        let config = format!("role = \"up\"\nnode-name = \"arm-2\"\n{}", Self::ssh_key(&keys[0]));
-        let card = self.card("alone", &config, &[&archive, &manifest]);
-        let ports = [(16443, 6443), (OUTSIDE, NODE_PORT), (SSH_OUTSIDE, 22)];
+        let card = self.card("alone", "role = \"up\"\nnode-name = \"arm-2\"\n", &[&archive, &manifest]);
+        let ports = [(16443, 6443), (OUTSIDE, NODE_PORT), (SSH, 22)];
         let dir = self.work.join("alone");
         let mut emulator = Emulator::start(&board, &dir, &self.power(&card, None, &ports));
         let up = emulator.wait_for("bramble: up.", 1);
@@ -30,9 +28,8 @@ impl Test {
         assert_eq!(String::from_utf8_lossy(&told.stdout), "ok", "{told:?}");
         wait_for_answer(&board);
         let answer = emulator.seconds();
+        assert_eq!(greeting(&board), "", "without a key nobody listens");
         self.seconds("alone: power on to the answer of a preloaded pod", answer);
-        step("a login over SSH, by the key that the file names");
-        let_in_by_key_alone(&board, &keys);
     }
 
     pub(crate) fn starts_on_a_pi(&mut self) {

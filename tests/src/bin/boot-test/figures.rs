@@ -1,7 +1,6 @@
 //! Figures that take their time: memory of a board of 512 MB without and with pods, and what an idle one writes to its card.
 
 use std::fs;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bramble_tests::board::Board;
@@ -9,7 +8,7 @@ use bramble_tests::emulator::Emulator;
 use bramble_tests::image::Image;
 
 use crate::guest::{PATIENCE, workload};
-use crate::login::{SSH_OUTSIDE, ssh};
+use crate::ssh::{Key, SSH};
 use crate::{Test, step};
 
 /// Where the guest's API server is outside.
@@ -25,16 +24,16 @@ impl Test {
         let board = Board::new("figures");
         let archive = self.work.join("hello.tar");
         Image::of_program(&self.program, &["hello"]).docker_archive_for("arm64", "bramble.local/hello:1", &archive);
-        let keys = self.keys();
-        let config = format!("role = \"up\"\nnode-name = \"arm-3\"\n{}", Self::ssh_key(&keys[0]));
+        let key = Key::make(&self.work, "figures-key");
+        let config = format!("{}role = \"up\"\nnode-name = \"arm-3\"\n", key.config());
         let card = self.card("figures", &config, &[&archive]);
-        let ports = [(API_OUTSIDE, 6443), (SSH_OUTSIDE, 22)];
+        let ports = [(API_OUTSIDE, 6443), (SSH, 22)];
         let dir = self.work.join("figures");
         let mut emulator = Emulator::start(&board, &dir, &self.power(&card, None, &ports));
         let _ = emulator.wait_for("bramble: up.", 1);
-        take_kubeconfig(&board, &keys[0]);
+        take_kubeconfig(&board, &key);
         std::thread::sleep(SETTLE);
-        let (total, used) = memory(&board, &keys[0]);
+        let (total, used) = memory(&board, &key);
         self.figure("memory of the guest", format!("{total} MB"));
         self.figure("memory in use, no pods", format!("{used} MB"));
 
@@ -46,13 +45,13 @@ impl Test {
             (ready.stdout == PODS.to_string().as_bytes()).then_some(())
         });
         std::thread::sleep(SETTLE);
-        let (_, used) = memory(&board, &keys[0]);
+        let (_, used) = memory(&board, &key);
         self.figure(&format!("memory in use, {PODS} pods"), format!("{used} MB"));
 
         step("ten idle minutes");
-        let (before, begun) = (written_bytes(&board, &keys[0]), Instant::now());
+        let (before, begun) = (written_bytes(&board, &key), Instant::now());
         std::thread::sleep(IDLE);
-        let bytes = written_bytes(&board, &keys[0]) - before;
+        let bytes = written_bytes(&board, &key) - before;
         let minutes = begun.elapsed().as_secs_f64() / 60.0;
         self.figure(
             &format!("written to the card in {minutes:.1} idle minutes"),
@@ -61,17 +60,9 @@ impl Test {
     }
 }
 
-fn said(board: &Board, key: &Path, command: &str) -> String {
-    let told = board.eventually(command, PATIENCE, || {
-        let told = ssh(board, key, &[command]);
-        told.status.success().then_some(told)
-    });
-    String::from_utf8_lossy(&told.stdout).into_owned()
-}
-
 /// The guest's administrator, from outside: its certificate knows other addresses than the emulator's.
-fn take_kubeconfig(board: &Board, key: &Path) {
-    let text = said(board, key, "cat /data/bramble/admin.kubeconfig");
+fn take_kubeconfig(board: &Board, key: &Key) {
+    let text = key.wait_for(board, "cat /data/bramble/admin.kubeconfig");
     let lines = text.lines().map(|line| match line.split_once("server: ") {
         Some((indent, _)) => {
             format!("{indent}server: https://10.99.0.1:{API_OUTSIDE}\n{indent}tls-server-name: localhost")
@@ -84,8 +75,8 @@ fn take_kubeconfig(board: &Board, key: &Path) {
 }
 
 /// All of it, and what is in use, in MB.
-fn memory(board: &Board, key: &Path) -> (u64, u64) {
-    let text = said(board, key, "cat /proc/meminfo");
+fn memory(board: &Board, key: &Key) -> (u64, u64) {
+    let text = key.wait_for(board, "cat /proc/meminfo");
     let of = |name: &str| {
         let line = text.lines().find(|line| line.starts_with(name)).expect("a line of meminfo");
         line.split_ascii_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok()).expect("a number")
@@ -94,8 +85,8 @@ fn memory(board: &Board, key: &Path) -> (u64, u64) {
 }
 
 /// Since the guest's start; the card is its only disk.
-fn written_bytes(board: &Board, key: &Path) -> u64 {
-    let text = said(board, key, "cat /sys/block/vda/stat");
+fn written_bytes(board: &Board, key: &Key) -> u64 {
+    let text = key.wait_for(board, "cat /sys/block/vda/stat");
     let sectors = text.split_ascii_whitespace().nth(6).and_then(|number| number.parse::<u64>().ok());
     sectors.expect("a number of sectors") * 512
 }

@@ -12,7 +12,7 @@ use bramble_tests::registry::Registry;
 use serde_json::{Value, json};
 
 use crate::guest::{NODE_PORT, OUTSIDE, deploy, install, join_config, run, wait_for_answer, wait_for_node};
-use crate::login::{SSH_OUTSIDE, nobody_is_let_in};
+use crate::ssh::{Key, SSH, greeting, refused};
 use crate::{Test, step};
 
 impl Test {
@@ -21,11 +21,12 @@ impl Test {
         let registry = Registry::start(&board);
         let image = Image::of_program(&self.program, &["hello"]);
         let _ = registry.push_for("arm64", &image, "hello", "1");
-        let config = join_config(&board);
+        let (key, other) = (Key::make(&self.work, "key"), Key::make(&self.work, "other"));
+        let config = format!("{}{}", key.config(), join_config(&board));
         let card = self.card("joins", &config, &[]);
         step("first boot: joins a controller outside");
         let dir = self.work.join("joins");
-        let ports = [(OUTSIDE, NODE_PORT), (SSH_OUTSIDE, 22)];
+        let ports = [(OUTSIDE, NODE_PORT), (SSH, 22)];
         let updates = self.work.join("update.disk");
         fs::copy(&self.update, &updates).expect("copied");
         let mut emulator = Emulator::start(&board, &dir, &self.power(&card, Some(&updates), &ports));
@@ -33,7 +34,14 @@ impl Test {
         wait_for_node(&board);
         let ready = emulator.seconds();
         emulator.wait_for("bramble: slot A is confirmed", 1);
-        nobody_is_let_in(&board, &self.keys()[0]);
+        step("lets in who has the key, and nobody else");
+        let slots = key.wait_for(&board, "bramble slot status");
+        assert!(runs_a(&slots), "{slots}");
+        refused(&board, &other);
+        assert_eq!(greeting(&board), "SSH-2.0-");
+        let _ = key.wait_for(&board, "kill $(cat /run/dropbear.pid)");
+        emulator.wait_for("bramble: ssh ended", 1);
+        assert_eq!(key.wait_for(&board, "stat -c %a /data/ssh /data/ssh/host-key"), "700\n600\n");
         step("pulls an image for its architecture and serves it through a Service");
         deploy(&board);
         wait_for_answer(&board);
@@ -56,6 +64,8 @@ impl Test {
         emulator.wait_for("bramble: slot A, attempts left", 2);
         wait_for_answer(&board);
         let back = emulator.seconds();
+        // It is the same host: its key was kept.
+        assert!(runs_a(&key.wait_for(&board, "bramble slot status")));
         self.seconds("hard reset to the pod's answer, no controller", back);
         board.start(&[]);
         wait_for_node(&board);
@@ -109,4 +119,9 @@ fn spoiled(update: &Path, work: &Path) -> PathBuf {
     pack.args(["--format=ustar", "-cf"]).arg(&spoiled).arg("-C").arg(&dir);
     let _ = succeed(pack.args(["manifest.json", "kernel.img", "system.img"]));
     spoiled
+}
+
+/// Whether slot A runs, as `bramble slot status` says it.
+fn runs_a(slots: &str) -> bool {
+    slots.lines().any(|line| line.starts_with("A ") && line.contains("running"))
 }

@@ -9,7 +9,7 @@ mod alone;
 mod figures;
 mod guest;
 mod joins;
-mod login;
+mod ssh;
 
 use std::fs;
 use std::path::{Path, PathBuf};
