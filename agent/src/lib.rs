@@ -1,11 +1,11 @@
 //! The agent of one board: Kubernetes' kubelet and kube-proxy, small.
 //!
 //! ```text
-//!  API server <- link (one h2 connection) <- node, join
+//!  API server <- link (one h2 connection) <- node, join <- discovery (multicast DNS)
 //!                 |  watch
 //!                 v
 //!   checkpoint <- pods (pure plan, one task a pod) -> runtime, network, images, volumes, probes
-//!                 services -> one nftables table        dns -> names of the cluster
+//!                 services -> one nftables table -> announce (ARP)      dns -> names of the cluster
 //!  API server -> serve (logs, exec, attach, port-forward)      root on the board -> local
 //! ```
 //! `os` is what a flashed board has in place of another system's init.
