@@ -230,7 +230,14 @@ impl Authenticator {
         let unknown = || AuthnError::Token(String::new());
         let (id, _) = bootstrap_token::split(token).ok_or_else(unknown)?;
         let found = self.objects().get("secrets", "kube-system", &bootstrap_token::secret_name(id)).await;
-        let secret = found.map_err(|error| AuthnError::Token(error.to_string()))?.ok_or_else(unknown)?;
+        let found = found.map_err(|error| AuthnError::Token(error.to_string()))?;
+        let Some(secret) = found else {
+            tracing::info!(
+                token_id = id,
+                "a bootstrap token was refused: it is not known, or has expired or been revoked"
+            );
+            return Err(unknown());
+        };
         bootstrap_token::authenticate(token, &secret.0, self.now()).map_err(|reason| {
             tracing::info!(token_id = id, reason, "a bootstrap token was refused");
             unknown()

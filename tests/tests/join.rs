@@ -56,12 +56,20 @@ fn a_board_joins_by_the_bundle_that_its_file_names() {
     let other = format!("sha256:{}", "0".repeat(64));
     let said = refused(&three, &["--bundle", text(&bundle), "--ca-pin", &other]);
     assert!(said.contains("foreign cluster"), "{said}");
+    let server = ["--server", "https://10.99.0.1:6443"];
+    let said = refused(&three, &[&server[..], &["--token", "abcdef.0123456789abcdef", "--ca-pin", &other]].concat());
+    assert!(said.contains("does not hold the pinned key"), "{said}");
+    let line = one.bramble("token create");
+    let pin = line.split_whitespace().last().expect("the pin");
+    let said = refused(&three, &[&server[..], &["--token", "abcdef.0123456789abcdef", "--ca-pin", pin]].concat());
+    assert!(said.contains("the cluster does not accept the token") && said.contains("token create"), "{said}");
+    assert!(one.log().contains("a bootstrap token was refused"), "the controller says so too: {}", one.log());
     fs::write(&config, "node-nam = \"pi-3\"\n").expect("written");
     let said = refused(&three, &["--config", text(&config)]);
     assert!(said.contains("line 1") && said.contains("cure"), "{said}");
 
     let expired =
-        one.try_eventually(30, || (one.bramble("token list").matches("token create").count() == 1).then_some(()));
+        one.try_eventually(30, || (one.bramble("token list").matches("token create").count() == 2).then_some(()));
     assert!(expired.is_some(), "the short token is cleaned up");
     let said = refused(&three, &["--bundle", text(&short), "--node-name", "pi-3"]);
     assert!(said.contains("the join bundle expired at") && said.contains("token create"), "{said}");
