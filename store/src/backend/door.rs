@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use redb::{BackendError, StorageBackend};
 
-/// Part of the largest file that only deletes may use: they copy pages before they free them.
+/// Part of the largest file that only deletes may use, and what was acknowledged before somebody saw that no more fits:
+/// they copy pages before they free them.
 const DELETES_SHARE: u64 = 16;
 /// A look at what is free costs a read of every hundredth page or so; it comes no sooner than after writes of this part
 /// of the file.
@@ -20,16 +21,15 @@ pub(super) struct Limits {
     len: AtomicU64,
     /// Bytes written since opening.
     written: AtomicU64,
-    /// Until so much is written, puts may lie anywhere: enough was free when somebody looked.
-    roomy_until: AtomicU64,
     /// When so much is written, it is time to look again.
     look_at: AtomicU64,
-    /// The running commit frees space.
-    pub(super) frees: AtomicBool,
+    /// Until so much is written, there is room for puts.
+    room_until: AtomicU64,
+    /// The file is let go as it is, as if the power went: redb would cut off its free end, and could not grow it again
+    /// below the cap.
+    pub(super) letting_go: AtomicBool,
     /// Something was refused for want of space.
     pub(super) refused: AtomicBool,
-    /// Something was written where only deletes may write.
-    pub(super) crowded: AtomicBool,
 }
 
 impl Limits {
@@ -38,11 +38,10 @@ impl Limits {
             bytes_max,
             len: AtomicU64::new(0),
             written: AtomicU64::new(0),
-            roomy_until: AtomicU64::new(0),
             look_at: AtomicU64::new(0),
-            frees: AtomicBool::new(false),
+            room_until: AtomicU64::new(0),
+            letting_go: AtomicBool::new(false),
             refused: AtomicBool::new(false),
-            crowded: AtomicBool::new(false),
         }
     }
 
@@ -61,24 +60,39 @@ impl Limits {
         self.len().saturating_mul(2) > self.bytes_max
     }
 
-    /// Whether it is time to look how much is free. redb takes the smallest gap wherever it lies, so that a put behind
-    /// the end for puts says nothing of a file that has its final length.
-    pub(super) fn wants_look(&self) -> bool {
-        self.grown() && self.written() >= self.look_at.load(Ordering::Relaxed)
+    /// What is kept for deletes.
+    pub(super) fn reserve(&self) -> u64 {
+        self.len() / DELETES_SHARE
     }
 
-    /// So much of the file is used. Half of what is free beside that for deletes may be written before the next look,
-    /// since readers may keep what is overwritten.
+    /// Whether a commit that writes so much needs to know how much is free. Where redb's next page lies says nothing: it
+    /// takes the smallest gap, anywhere.
+    pub(super) fn wants_look(&self, bytes: u64) -> bool {
+        self.grown() && self.written() + bytes >= self.look_at.load(Ordering::Relaxed)
+    }
+
+    /// So much of the file is used. What is overwritten from now on may be kept by readers: it comes to be free with the
+    /// next look, which is due when half of the room is written.
     pub(super) fn looked(&self, used: u64) {
-        let room = (self.len() - self.len() / DELETES_SHARE).saturating_sub(used) / 2;
+        let room = (self.len() - self.reserve()).saturating_sub(used);
         let written = self.written();
-        self.roomy_until.store(written + room, Ordering::Relaxed);
+        self.room_until.store(written + room, Ordering::Relaxed);
         // Where little is free, looking must not cost more than writing.
-        self.look_at.store(written + room.max(self.len() / LOOK_SHARE), Ordering::Relaxed);
+        self.look_at.store(written + (room / 2).max(self.len() / LOOK_SHARE), Ordering::Relaxed);
     }
 
-    fn roomy(&self) -> bool {
-        self.written() < self.roomy_until.load(Ordering::Relaxed)
+    /// Whether a commit that writes so much would use what is kept for deletes.
+    pub(super) fn crowded(&self, bytes: u64) -> bool {
+        self.grown() && self.written() + bytes > self.room_until.load(Ordering::Relaxed)
+    }
+
+    /// Whether a file of which so much is used could not grow again as far as it is now, once its end is cut off.
+    pub(super) fn must_keep_len(&self, used: u64) -> bool {
+        self.grown() && used > self.bytes_max / 8 * 3
+    }
+
+    fn check_open(&self) -> io::Result<()> {
+        if self.letting_go.load(Ordering::Relaxed) { Err(io::ErrorKind::BrokenPipe.into()) } else { Ok(()) }
     }
 
     fn refuse(&self) -> io::Error {
@@ -108,13 +122,6 @@ impl Capped {
         limits.len.store(inner.len()?, Ordering::Relaxed);
         Ok(Capped { inner, limits })
     }
-
-    /// redb doubles its file when it grows; when the next doubling is over the cap, the end of the present file is
-    /// kept for deletes, unless there is room elsewhere.
-    fn puts_end(&self) -> u64 {
-        let len = self.limits.len();
-        if self.limits.grown() && !self.limits.roomy() { len - len / DELETES_SHARE } else { u64::MAX }
-    }
 }
 
 impl StorageBackend for Capped {
@@ -127,6 +134,7 @@ impl StorageBackend for Capped {
     }
 
     fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        self.limits.check_open()?;
         if len > self.limits.bytes_max && len > self.limits.len() {
             return Err(self.limits.refuse());
         }
@@ -140,12 +148,7 @@ impl StorageBackend for Capped {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
-        if offset + data.len() as u64 > self.puts_end() {
-            if !self.limits.frees.load(Ordering::Relaxed) {
-                return Err(self.limits.refuse());
-            }
-            self.limits.crowded.store(true, Ordering::Relaxed);
-        }
+        self.limits.check_open()?;
         self.limits.written.fetch_add(data.len() as u64, Ordering::Relaxed);
         self.limits.note(self.inner.write(offset, data))
     }

@@ -265,22 +265,38 @@ impl JournaledBacking {
     /// The long way: after it the commit is in redb, or was refused.
     fn commit_crowded(&mut self, commit: &Commit) -> Result<(), BackingError> {
         match self.settle(commit) {
-            Err(BackingError::Full) if commit.frees => {}
+            Err(BackingError::Full) => {}
             result => return result,
         }
+        // What the journal holds does not fit, or others have filled the disk.
         self.crowded = true;
-        // What the journal holds does not fit, or others have filled the disk. Deletes wait with it, or make room: that
-        // redb forgets some keys early hurts nothing, since the journal is read over it.
-        if self.journal.fits(commit) {
-            return self.append(commit);
+        if commit.frees && self.journal.fits(commit) {
+            // Deletes wait with it: acknowledged whether there is room now or not.
+            self.append(commit)?;
+            return match self.make_room().and_then(|_| self.settle(&Commit { frees: true, ..Commit::default() })) {
+                Err(BackingError::Full) => Ok(()),
+                result => result,
+            };
         }
-        let gone = self.active.layers.merged().into_iter().filter(|(_, raw)| raw.is_none()).collect();
-        let deletes = Commit { records: gone, meta: None, frees: true };
-        if let Err(error) = self.base()?.write(&deletes, None) {
-            self.reopen()?;
-            return Err(error);
+        if self.make_room()? { self.settle(commit) } else { Err(BackingError::Full) }
+    }
+
+    /// With the deletes that the journal holds, ahead of its puts, a few at a time: they copy pages before they free
+    /// them. That redb forgets some keys early hurts nothing, since the journal is read over it. Says whether there were
+    /// any.
+    fn make_room(&mut self) -> Result<bool, BackingError> {
+        let deletes: Vec<_> = self.active.layers.merged().into_iter().filter(|(_, raw)| raw.is_none()).collect();
+        let fit = self.base()?.deletes_that_fit();
+        for some in deletes.chunks(fit) {
+            let some = Commit { records: some.iter().cloned().collect(), meta: None, frees: true };
+            for commit in [&Commit { frees: true, ..Commit::default() }, &some] {
+                // Who still reads what was there before would keep it from being free; then an empty commit takes it up.
+                let written = self.base()?.write(commit, None);
+                self.reopen()?;
+                written?;
+            }
         }
-        self.settle(commit)
+        Ok(!deletes.is_empty())
     }
 }
 

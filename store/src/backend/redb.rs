@@ -135,9 +135,7 @@ impl RedbBacking {
 
     fn reopen(&mut self) -> Result<(), BackingError> {
         // The old one goes first: it holds the lock of the file.
-        (self.db, self.file) = (None, None);
-        // Repairing and making the tables may use what is kept for deletes.
-        self.limits.frees.store(true, Ordering::Relaxed);
+        self.let_go();
         let inner: Arc<dyn StorageBackend> =
             (self.door)().map_err(|error| failed(&self.limits, Error::from(error)))?.into();
         self.file = Some(inner.clone());
@@ -154,6 +152,20 @@ impl RedbBacking {
             Ok(found) => Err(BackingError::Format { found, known: FORMAT }),
             Err(error) => Err(error),
         }
+    }
+
+    fn let_go(&mut self) {
+        let keep_len = self.limits.grown() && self.used().is_ok_and(|used| self.limits.must_keep_len(used));
+        self.limits.letting_go.store(keep_len, Ordering::Relaxed);
+        (self.db, self.file) = (None, None);
+        self.limits.letting_go.store(false, Ordering::Relaxed);
+    }
+
+    /// Bytes of pages with records.
+    fn used(&self) -> Result<u64, BackingError> {
+        let mut used = 0;
+        self.records()?.pages(&mut |page| used += page.bytes)?;
+        Ok(used)
     }
 
     /// The records as of the last commit.
@@ -247,19 +259,20 @@ impl RedbBacking {
     }
 
     fn write_checked(&mut self, commit: &Commit, held: Option<Held>) -> Result<bool, BackingError> {
-        if self.limits.wants_look() {
-            let mut used = 0;
-            self.records()?.pages(&mut |page| used += page.bytes)?;
-            self.limits.looked(used);
+        let bytes = dirtied_bytes(commit);
+        if self.limits.wants_look(bytes) {
+            self.limits.looked(self.used()?);
         }
-        self.limits.frees.store(commit.frees, Ordering::Relaxed);
-        self.limits.crowded.store(false, Ordering::Relaxed);
+        let crowded = self.limits.crowded(bytes);
+        if crowded && !commit.frees {
+            return Err(BackingError::Full);
+        }
         let error = |error: Error| failed(&self.limits, error);
         let mut transaction = self.db()?.begin_write().map_err(|e| error(e.into()))?;
         transaction.set_quick_repair(true);
         fill(&transaction, commit, held).map_err(error)?;
         transaction.commit().map_err(|e| error(e.into()))?;
-        Ok(self.limits.crowded.load(Ordering::Relaxed))
+        Ok(crowded)
     }
 
     /// The same for what the journal holds, in steps; only the last one says that all is here. What a power cut leaves of
@@ -291,6 +304,11 @@ impl RedbBacking {
         Ok(self.write_checked(&step, Some(held))? | crowded)
     }
 
+    /// Deletes of one commit that surely have room for the pages that they copy, each its own, in what is kept for them.
+    pub(super) fn deletes_that_fit(&self) -> usize {
+        step_records(self.limits.reserve() / 4, RECORD_DIRTIES_BYTES)
+    }
+
     /// What of the journal is here; none in a file that never had one.
     pub(super) fn held(&self) -> Result<Option<Held>, BackingError> {
         let table = meta_table(self.db()?).map_err(plain)?;
@@ -307,6 +325,12 @@ impl RedbBacking {
     pub(super) fn may_be_crowded(&self) -> bool {
         self.limits.grown()
     }
+}
+
+/// What a commit writes, at about the most: its records, a page around each, and half as much for pages above them.
+fn dirtied_bytes(commit: &Commit) -> u64 {
+    let records: u64 = commit.records.values().flatten().map(|raw| raw.len() as u64 + RECORD_DIRTIES_BYTES).sum();
+    records + records / 2
 }
 
 fn step_records(step_bytes: u64, dirtied_bytes: u64) -> usize {
@@ -380,6 +404,12 @@ fn fill(transaction: &WriteTransaction, commit: &Commit, held: Option<Held>) -> 
         transaction.open_table(META)?.insert("journal", value.as_flattened())?;
     }
     Ok(())
+}
+
+impl Drop for RedbBacking {
+    fn drop(&mut self) {
+        self.let_go();
+    }
 }
 
 fn meta_table(db: &Database) -> Result<Box<ReadOnlyTable<&'static str, &'static [u8]>>, Error> {

@@ -8,6 +8,7 @@ use bramble_store::{
     verify,
 };
 
+use crate::dice::Dice;
 use crate::disk::Disk;
 
 const CAP: u64 = 4 << 20;
@@ -59,6 +60,52 @@ async fn a_full_store_says_so_takes_deletes_and_goes_on() {
     drop(store);
     let store = Store::open(config).unwrap();
     assert_eq!(store.keys("configmaps/").await.unwrap() as usize, written - written / 2 + 1);
+}
+
+/// Small records and large ones: what is kept for deletes must be enough for all of them, wherever redb's gaps lie.
+#[tokio::test]
+async fn a_quarter_deleted_makes_room_whatever_the_size_of_the_records() {
+    for bytes in [200, 1000, 3000, 8000, 20_000, 60_000] {
+        let disk = Disk::default();
+        let mut config = disk.config();
+        config.file_bytes_max = CAP;
+        let store = Store::open(config.clone()).unwrap();
+        let mut dice = Dice::roll();
+        let mut record = |index| {
+            let noise: Vec<u8> = (0..bytes).map(|_| dice.next() as u8).collect();
+            Write::put(key(index), Precondition::Any, noise)
+        };
+        let mut written = 0;
+        // As it is for a cluster: deferred writes between durable ones, and old records written again.
+        while written * bytes < CAP as usize {
+            let durability = if written % 7 == 0 { Durability::Deferred } else { Durability::Durable };
+            match store.write(vec![record(written + 1), record(written / 3)], durability).await {
+                Ok(_) => written += 1,
+                Err(WriteError::Full) => break,
+                Err(error) => panic!("{bytes}: {error}"),
+            }
+        }
+        assert!(disk.len() <= CAP, "{bytes}: {}", disk.len());
+        let used = (written * bytes) as f64 / CAP as f64;
+        println!("{bytes} bytes: full after {written} records, {:.0} % of the cap", used * 100.);
+        assert!(used > 0.2, "{bytes}: {used}");
+        // A restart does not give away the space that is kept for deletes.
+        drop(store);
+        let store = Store::open(config.clone()).unwrap();
+        let kept = written + 1 - written / 4;
+        for index in kept..=written {
+            store.write(vec![Write::delete(key(index), Precondition::Present)], Durability::Durable).await.unwrap();
+        }
+        for index in kept..kept + written / 12 {
+            store
+                .write(vec![record(index)], Durability::Durable)
+                .await
+                .unwrap_or_else(|error| panic!("{bytes}: {error}"));
+        }
+        drop(store);
+        let store = Store::open(config).unwrap();
+        assert_eq!(store.keys("configmaps/").await.unwrap() as usize, kept + written / 12, "{bytes}");
+    }
 }
 
 #[tokio::test]
