@@ -58,9 +58,10 @@ fn main() {
         dns_addresses: vec![],
         mtu: None,
     };
-    let network = Network::open(options, proxy).expect("the board's own interface");
+    let network =
+        Network::open(options, proxy.clone(), services::Policies::none(proxy)).expect("the board's own interface");
     network.set_ranges(&[range("10.42.0.0/24")]).expect("a pod range");
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let request = PodNetRequest::default();
     let mut walls = Vec::new();
     let cpu = cpu_ms();

@@ -31,7 +31,7 @@ use crate::network::{self, Cidr, Network};
 use crate::node::{self, Health, NodeOptions, NodeSignals, Registration, Reserved};
 use crate::pods::{self, BoardOptions, BoardRuntime, Images, Table};
 use crate::serve::{self, Server};
-use crate::services::{self, Proxy};
+use crate::services::{self, Policies, Proxy};
 
 /// Everything that an agent is told.
 #[derive(Debug, Clone)]
@@ -68,6 +68,8 @@ pub struct Options {
     pub resolv_conf: PathBuf,
     /// Where the kubelet's server listens.
     pub kubelet_port: u16,
+    /// The system's clock follows the controller's.
+    pub set_clock: bool,
 }
 
 /// Why an agent does not run.
@@ -101,10 +103,10 @@ pub fn read_join_file(text: &str) -> Result<(String, Vec<KeyPin>), String> {
 /// # Errors
 /// What makes it pointless to go on: a host that cannot run pods, a token that is refused.
 pub async fn run(options: Options, ready: impl FnOnce() + Send + 'static) -> Result<(), AgentError> {
-    let (proxy, network) = open_network(&options).map_err(|error| AgentError::Host(error.to_string()))?;
+    let (proxy, policies, network) = open_network(&options).map_err(|error| AgentError::Host(error.to_string()))?;
     let agent = Agent::open(options, network)?;
     let server = resolve(agent.options.servers.first()).await;
-    agent.start_work(proxy.clone(), server);
+    agent.start_work(proxy.clone(), policies, server);
     agent.join_cluster(server, proxy, ready).await
 }
 
@@ -129,10 +131,11 @@ impl Agent {
         let images = BoardImages::open(&options.instance.data_dir, registries)
             .map_err(|error| AgentError::Host(crate::images::chain(&error)))?;
         let transport = Arc::new(LateTransport::default());
+        let dir = options.instance.data_dir.join("agent");
         Ok(Self {
-            dir: options.instance.data_dir.join("agent"),
+            clock: Arc::new(Clock::kept(dir.join("clock"), options.set_clock)),
+            dir,
             options,
-            clock: Arc::new(Clock::default()),
             link: Link::new(transport.clone()),
             transport,
             table: Table::default(),
@@ -143,7 +146,7 @@ impl Agent {
     }
 
     /// Starts what needs no API server: pods from the checkpoint, services, names, the board's own socket.
-    fn start_work(&self, proxy: Proxy, server: Option<SocketAddr>) {
+    fn start_work(&self, proxy: Proxy, policies: Policies, server: Option<SocketAddr>) {
         let checkpoint = Checkpoint::open(&self.dir)
             .map_err(|error| warn!(%error, "no checkpoint: this board needs its controller to start"))
             .ok();
@@ -165,13 +168,14 @@ impl Agent {
             node: facts,
         };
         let services = checkpoint.as_ref().map(Checkpoint::share);
+        let kept = checkpoint.as_ref().map(Checkpoint::share);
         tokio::spawn(pods::run(board, self.link.clone(), self.clock.clone(), checkpoint));
         tokio::spawn(network::peering::run(self.link.clone(), self.network.clone(), options.node_name.clone()));
         let announcing =
             announce::run(self.link.clone(), self.clock.clone(), options.node_name.clone(), proxy.announced());
         tokio::spawn(announcing);
         tokio::spawn(services::tell_health(proxy.healths()));
-        tokio::spawn(services::run_policies(self.link.clone(), proxy.clone(), options.node_name.clone()));
+        tokio::spawn(services::run_policies(self.link.clone(), policies, options.node_name.clone(), kept));
         tokio::spawn(services::run(self.link.clone(), proxy.clone(), services));
         tokio::spawn(answer_names(dns_options(options), proxy));
         tokio::spawn(answer_locally(options.instance.run_dir.clone(), self.images.clone(), self.table.clone()));
@@ -194,7 +198,9 @@ impl Agent {
         };
         let joined = joined(&join, &self.clock).await?;
         self.transport.set(joined.connection.clone());
-        let (health, receiver) = watch::channel(Health { not_ready: vec![NO_RANGE.to_owned()], ..Health::default() });
+        // A board that was here before has its range already.
+        let not_ready = if self.network.ranges().is_empty() { vec![NO_RANGE.to_owned()] } else { Vec::new() };
+        let (health, receiver) = watch::channel(Health { not_ready, ..Health::default() });
         let signals = NodeSignals {
             health: receiver,
             node: Arc::new(watch::Sender::new(Arc::new(Value::Null))),
@@ -247,7 +253,7 @@ fn open_runtime(instance: &Instance) -> Result<Runtime, bramble_runtime::Error> 
     })
 }
 
-fn open_network(options: &Options) -> Result<(Proxy, Network), network::Error> {
+fn open_network(options: &Options) -> Result<(Proxy, Policies, Network), network::Error> {
     let proxy = Proxy::new(&services::Options {
         instance: options.instance.clone(),
         node_name: options.node_name.clone(),
@@ -255,6 +261,7 @@ fn open_network(options: &Options) -> Result<(Proxy, Network), network::Error> {
         service_ranges: vec![options.service_cidr],
         dns_addresses: options.dns_addresses.clone(),
     });
+    let policies = Policies::new(proxy.clone());
     let network = Network::open(
         network::Options {
             instance: options.instance.clone(),
@@ -264,8 +271,9 @@ fn open_network(options: &Options) -> Result<(Proxy, Network), network::Error> {
             mtu: None,
         },
         proxy.clone(),
+        policies.clone(),
     )?;
-    Ok((proxy, network))
+    Ok((proxy, policies, network))
 }
 
 fn dns_options(options: &Options) -> crate::dns::Options {
@@ -335,13 +343,15 @@ async fn watch_node(
     ready: impl FnOnce(),
 ) {
     let mut ready = Some(ready);
-    let mut known = Vec::new();
+    let mut known = network.ranges();
     while node.changed().await.is_ok() {
         let current = node.borrow_and_update().clone();
         if current.is_null() {
             continue;
         }
-        proxy.set_zone(current["metadata"]["labels"]["topology.kubernetes.io/zone"].as_str().unwrap_or_default());
+        let labels = &current["metadata"]["labels"];
+        proxy.set_zone(labels["topology.kubernetes.io/zone"].as_str().unwrap_or_default());
+        proxy.set_silent(labels.get("node.kubernetes.io/exclude-from-external-load-balancers").is_some());
         let texts = current["spec"]["podCIDRs"].as_array().map(Vec::as_slice).unwrap_or_default();
         let ranges: Vec<Cidr> = texts.iter().filter_map(|text| text.as_str()?.parse().ok()).collect();
         if !ranges.is_empty() && ranges != known {

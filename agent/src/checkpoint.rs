@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bramble_store::{Config, Durability, ListQuery, LocalAlgorithm, LocalKey, Precondition, Sealing, Store, Write};
 use ring::rand::{SecureRandom, SystemRandom};
+use serde::Deserialize;
 use tracing::warn;
 
 use crate::link::Object;
@@ -21,12 +22,19 @@ use crate::pods::references::Kind;
 const PODS: &str = "pods/";
 const CONFIG_MAPS: &str = "configmaps/";
 const SECRETS: &str = "secrets/";
+const NOTES: &str = "notes/";
+/// Beside what the API knows of a pod.
+const FORMER_IPS: &str = "formerIps";
 
 /// A collection of the whole cluster that the board works by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Collection {
     Services,
     EndpointSlices,
+    NetworkPolicies,
+    Namespaces,
+    /// What network policies need of every pod.
+    PolicyPods,
 }
 
 impl Collection {
@@ -34,10 +42,14 @@ impl Collection {
         match self {
             Self::Services => "services/",
             Self::EndpointSlices => "endpointslices/",
+            Self::NetworkPolicies => "networkpolicies/",
+            Self::Namespaces => "namespaces/",
+            Self::PolicyPods => "policypods/",
         }
     }
 
-    fn key(self, object: &Object) -> String {
+    /// By which an object is kept.
+    pub(crate) fn key(self, object: &Object) -> String {
         let identity = object.identity();
         format!("{}{}/{}", self.prefix(), identity.namespace, identity.name)
     }
@@ -144,7 +156,7 @@ impl Checkpoint {
         // A pod that was told to end is never begun again, also when this process is killed in the middle of its end.
         let ends = identity.deletion_timestamp.is_some();
         let floor = if ends { Durability::Durable } else { Durability::Deferred };
-        self.put(format!("{PODS}{}", identity.uid), &desired(object), floor).await;
+        self.put(format!("{PODS}{}", identity.uid), &desired_pod(object), floor).await;
     }
 
     /// Notes a ConfigMap or Secret that a pod refers to.
@@ -185,6 +197,17 @@ impl Checkpoint {
         for key in known.into_iter().filter(|key| !listed.contains(key)) {
             self.remove(key).await;
         }
+    }
+
+    /// Notes for later starts that something was the case once.
+    pub(crate) async fn note(&mut self, what: &str) {
+        let object = Object::from(&serde_json::json!({}));
+        self.put(format!("{NOTES}{what}"), &object, Durability::Deferred).await;
+    }
+
+    /// Whether it was.
+    pub(crate) async fn noted(&self, what: &str) -> bool {
+        matches!(self.store.get(&format!("{NOTES}{what}")).await, Ok(Some(_)))
     }
 
     async fn put(&mut self, key: String, object: &Object, floor: Durability) {
@@ -255,6 +278,25 @@ fn desired(object: &Object) -> Object {
     object.without(&["status"], &["resourceVersion", "managedFields"])
 }
 
+/// The same for a pod, with the addresses by which Services and other pods know it.
+fn desired_pod(object: &Object) -> Object {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Reported {
+        status: Status,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Status {
+        #[serde(rename = "podIPs")]
+        pod_ips: Option<Vec<serde_json::Value>>,
+    }
+    let ips = object.read::<Reported>().unwrap_or_default().status.pod_ips.unwrap_or_default();
+    let ips: Vec<&str> = ips.iter().filter_map(|one| one["ip"].as_str()).collect();
+    let desired = desired(object);
+    if ips.is_empty() { desired } else { desired.with(FORMER_IPS, &serde_json::json!(ips)) }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -290,6 +332,10 @@ mod tests {
         let revision = checkpoint.store.revision();
         checkpoint.pod(&pod("2", "Running", "a:1")).await;
         assert_eq!(checkpoint.store.revision(), revision, "a status is no desire");
+        let mut known = pod("2", "Running", "a:1").value();
+        known["status"]["podIPs"] = json!([{"ip": "10.42.0.7"}]);
+        checkpoint.pod(&Object::from(&known)).await;
+        assert_eq!(checkpoint.load().await.pods[0].value()[FORMER_IPS], json!(["10.42.0.7"]));
         checkpoint.pod(&pod("3", "Running", "a:2")).await;
         let secret = json!({"metadata": {"namespace": "n", "name": "s"}});
         checkpoint.reference(Kind::Secret, &Object::from(&secret)).await;

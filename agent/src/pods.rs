@@ -32,8 +32,8 @@ mod worker;
 pub use board::BoardOptions;
 pub use dispatch::run;
 pub use doors::{
-    Credential, HostPort, ImageConfig, ImageRef, ImageRequest, Images, NetworkError, NodeImage, Pending, PodNetRequest,
-    PodNetwork, Protocol, PullError, PullPolicy,
+    Credential, HostPort, ImageConfig, ImageRef, ImageRequest, Images, NamedPort, NetworkError, NodeImage, Pending,
+    PodNetRequest, PodNetwork, Protocol, PullError, PullPolicy,
 };
 pub(crate) use events::Recorder;
 pub use runtime::{BoardRuntime, ContainerRuntime, ExecOutcome};

@@ -35,6 +35,7 @@ pub(crate) use health::run as tell_health;
 #[cfg(test)]
 pub(crate) use index::Collection;
 pub use index::{Announced, Endpoint, Index, Service, ServicePort, SlicePort};
+pub use policy::Policies;
 pub(crate) use policy::run as run_policies;
 pub use proxy::{Error, Options, Proxy};
 pub(crate) use proxy::{chain, remove_table};

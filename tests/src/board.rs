@@ -244,6 +244,13 @@ impl Board {
         succeed(self.command(binary()).args(line.split_whitespace()).args(self.directories()))
     }
 
+    /// Standard output of a verb, whatever its end.
+    #[must_use]
+    pub fn try_bramble(&self, line: &str) -> String {
+        let told = output(self.command(binary()).args(line.split_whitespace()).args(self.directories()));
+        String::from_utf8_lossy(&told.stdout).into_owned()
+    }
+
     /// Repeats `probe` until it answers, for what nothing can be watched for.
     ///
     /// # Panics

@@ -39,6 +39,8 @@ pub struct Power<'a> {
     pub boot_loader: &'a Path,
     /// The device tree, for a machine that has firmware in reality.
     pub device_tree: Option<&'a Path>,
+    /// What its real-time clock says at the start, where that is not the time.
+    pub rtc: Option<&'a str>,
     /// A second disk, read-only.
     pub disk: Option<&'a Path>,
     /// `(port of the namespace, port of the guest)`.
@@ -81,6 +83,9 @@ impl Emulator {
                     "virtio-net-device,netdev=wire",
                 ]);
                 command.args(["-device", "virtio-rng-device", "-device", "i6300esb", "-serial", &console]);
+                if let Some(time) = power.rtc {
+                    command.args(["-rtc", &format!("base={time}")]);
+                }
             }
             Machine::Pi3 => {
                 command.args(["-M", "raspi3b", "-kernel"]).arg(power.boot_loader);

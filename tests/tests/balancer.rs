@@ -109,4 +109,10 @@ fn an_address_is_announced_by_one_board_and_moves_when_it_dies() {
     std::thread::sleep(Duration::from_secs(2));
     let after: Vec<Option<String>> = (0..10).map(|_| ask(&lan)).collect();
     assert!(after.iter().all(|one| one.is_some() && *one == after[0]), "{after:?}");
+
+    // A board that is told to draws none of it any more.
+    let now = after[0].clone().expect("an answer");
+    let _ = one.kubectl(&format!("label node {now} node.kubernetes.io/exclude-from-external-load-balancers="));
+    let next = one.eventually("another board announces", 20, || ask(&lan).filter(|next| *next != now));
+    assert!((0..10).all(|_| ask(&lan).as_ref() == Some(&next)), "one board announces");
 }

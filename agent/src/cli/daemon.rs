@@ -277,6 +277,7 @@ pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
         registries: registries(options)?,
         resolv_conf: options.resolv_conf.clone(),
         kubelet_port: options.kubelet_port,
+        set_clock: options.set_clock,
     };
     until_signal(async move {
         agent::run(settings, || println!("ready; the node is registered")).await?;

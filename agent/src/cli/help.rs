@@ -55,5 +55,7 @@ Options of up and agent
   --registry-ca HOST[:PORT]=FILE    who signs a registry's or mirror's certificate, in PEM; repeatable
   --resolv-conf FILE                resolvers of foreign names (default /etc/resolv.conf)
   --kubelet-port PORT               (default 10250)
+Options of agent
+  --set-clock               the system's clock follows the controller's, where nothing else sets it
 Logging: BRAMBLE_LOG=error|warn|info|debug|trace (default info)
 ";

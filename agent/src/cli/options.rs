@@ -58,6 +58,8 @@ pub(crate) struct Options {
     pub(crate) resolv_conf: PathBuf,
     /// Port of the kubelet's HTTP server.
     pub(crate) kubelet_port: u16,
+    /// The system's clock follows the controller's.
+    pub(crate) set_clock: bool,
     /// The card of a flashed board, where it is not the one that was booted.
     pub(crate) card: Option<PathBuf>,
     /// `bramble.toml`: of a daemon, or what takes its place in an image.
@@ -127,6 +129,7 @@ impl Default for Options {
             registry_authorities: Vec::new(),
             resolv_conf: "/etc/resolv.conf".into(),
             kubelet_port: 10250,
+            set_clock: false,
             card: None,
             config: None,
             add: Vec::new(),
@@ -136,13 +139,19 @@ impl Default for Options {
     }
 }
 
+/// Other processes of ours are told, and work elsewhere.
+fn directory(parser: &mut lexopt::Parser) -> Result<PathBuf, lexopt::Error> {
+    let path = PathBuf::from(parser.value()?);
+    std::path::absolute(&path).map_err(|error| format!("{}: {error}", path.display()).into())
+}
+
 /// Takes one long option and its value.
 pub(super) fn option(options: &mut Options, name: &str, parser: &mut lexopt::Parser) -> Result<(), lexopt::Error> {
     match name {
         "demo" => options.demo = true,
         "die-with-parent" => options.die_with_parent = true,
-        "data-dir" => options.data_dir = parser.value()?.into(),
-        "run-dir" => options.run_dir = parser.value()?.into(),
+        "data-dir" => options.data_dir = directory(parser)?,
+        "run-dir" => options.run_dir = directory(parser)?,
         "cgroup-root" => options.cgroup_root = Some(parser.value()?.string()?),
         "node-name" => options.node_name = Some(parser.value()?.string()?),
         "listen" => options.listen.push(parser.value()?.string()?),
@@ -154,6 +163,7 @@ pub(super) fn option(options: &mut Options, name: &str, parser: &mut lexopt::Par
         }
         "service-cidr" => options.service_cidr = parser.value()?.string()?,
         "no-mdns" => options.mdns = false,
+        "set-clock" => options.set_clock = true,
         "bundle" => options.bundle.file = Some(parser.value()?.into()),
         "ttl" => options.bundle.ttl = Some(duration(&parser.value()?.string()?)?),
         "server" => options.server = Some(parser.value()?.string()?),

@@ -88,6 +88,15 @@ impl Object {
         self.read::<Named>().unwrap_or_default().metadata
     }
 
+    /// The same with another field at its top.
+    #[must_use]
+    pub fn with(&self, field: &str, value: &Value) -> Self {
+        let Ok(mut fields) = serde_json::from_str::<BTreeMap<String, &RawValue>>(&self.0) else { return self.clone() };
+        let Ok(value) = serde_json::value::to_raw_value(value) else { return self.clone() };
+        fields.insert(field.to_owned(), &value);
+        serde_json::to_string(&fields).map_or_else(|_| self.clone(), |text| Self(text.into()))
+    }
+
     /// The same without some of its fields, of the top and of `metadata`.
     #[must_use]
     pub fn without(&self, top: &[&str], metadata: &[&str]) -> Self {

@@ -36,6 +36,19 @@ impl Addresses {
         self.taken.remove(&ip);
     }
 
+    /// The addresses that a pod had before the board lost its power: Services and other pods know it by them. All or
+    /// none, one of each range.
+    pub(crate) fn claim(&mut self, former: &[IpAddr]) -> Option<Vec<IpAddr>> {
+        let fits = |((range, _), ip): (&(Cidr, u32), &IpAddr)| {
+            range.contains(*ip) && (0..RESERVED).all(|place| range.nth(place) != Some(*ip)) && !self.taken.contains(ip)
+        };
+        let all = !former.is_empty() && former.len() == self.ranges.len() && self.ranges.iter().zip(former).all(fits);
+        all.then(|| {
+            self.taken.extend(former);
+            former.to_vec()
+        })
+    }
+
     /// One free address of each range, all or none.
     pub(crate) fn allocate(&mut self) -> Option<Vec<IpAddr>> {
         let mut found = Vec::with_capacity(self.ranges.len());
@@ -71,6 +84,19 @@ mod tests {
         assert_eq!(all, ["10.42.0.2", "10.42.0.3", "10.42.0.4", "10.42.0.5", "10.42.0.6"]);
         small.free("10.42.0.4".parse().unwrap());
         assert_eq!(small.allocate().unwrap()[0].to_string(), "10.42.0.4");
+    }
+
+    #[test]
+    fn a_pod_gets_what_it_had_if_that_is_still_its_ranges_and_free() {
+        let mut range = addresses(&["10.42.0.0/24"]);
+        let had = |ip: &str| [ip.parse().unwrap()];
+        assert_eq!(range.claim(&had("10.42.0.9")), Some(had("10.42.0.9").to_vec()));
+        assert_eq!(range.claim(&had("10.42.0.9")), None, "it is taken");
+        assert_eq!(
+            (range.claim(&had("10.42.7.9")), range.claim(&had("10.42.0.1")), range.claim(&[])),
+            (None, None, None)
+        );
+        assert_eq!(range.allocate().unwrap()[0].to_string(), "10.42.0.2");
     }
 
     #[test]

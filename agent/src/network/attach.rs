@@ -9,8 +9,8 @@ use crate::instance::Instance;
 use crate::netlink::route::{self, Route, Scope};
 use crate::netlink::socket::{Error as NetlinkError, Socket, execute_unless, index_of, links, route_socket_in};
 use crate::netlink::wire::Batch;
-use crate::pods::{HostPort, NetworkError, Pending, PodNetRequest, PodNetwork};
-use crate::services::{self, Proxy};
+use crate::pods::{NetworkError, Pending, PodNetRequest, PodNetwork};
+use crate::services::{self, Policies, Proxy};
 use rustix::fd::{AsFd, AsRawFd};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
@@ -18,6 +18,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Ethernet's own, where no interface says otherwise.
 const DEFAULT_MTU: u32 = 1500;
@@ -68,6 +69,9 @@ pub struct Options {
     pub mtu: Option<u32>,
 }
 
+/// A board that cannot learn which network policies there are (it never could, and does not now) connects pods anyway.
+const POLICIES_WAIT: Duration = Duration::from_secs(5);
+
 /// The pod network of a board; clones share it.
 #[derive(Clone)]
 pub struct Network(Arc<Inner>);
@@ -75,6 +79,7 @@ pub struct Network(Arc<Inner>);
 struct Inner {
     options: Options,
     proxy: Proxy,
+    policies: Policies,
     records: Records,
     ranges: Ranges,
     state: Mutex<State>,
@@ -97,7 +102,7 @@ impl Network {
     ///
     /// # Errors
     /// Any [`Error`].
-    pub fn open(options: Options, proxy: Proxy) -> Result<Self, Error> {
+    pub fn open(options: Options, proxy: Proxy, policies: Policies) -> Result<Self, Error> {
         let run_dir = &options.instance.run_dir;
         let records = Records::open(run_dir).map_err(file(format!("the records below {}", run_dir.display())))?;
         let attached = records.load().map_err(file("the records of attached pods"))?;
@@ -122,7 +127,7 @@ impl Network {
         let ranges = Ranges::below(&options.instance.data_dir);
         let known = ranges.load();
         let state = Mutex::new(State { addresses, attached });
-        let network = Self(Arc::new(Inner { options, proxy, records, ranges, state }));
+        let network = Self(Arc::new(Inner { options, proxy, policies, records, ranges, state }));
         if !known.is_empty() {
             network.apply_ranges(&known)?;
         }
@@ -174,15 +179,17 @@ impl Network {
     }
 
     /// Connects the namespace at `netns`, or repairs a connection that stands; blocks for milliseconds.
-    pub(crate) fn connect(&self, netns: &Path, sandbox_id: &str, ports: &[HostPort]) -> Result<Vec<IpAddr>, Error> {
+    pub(crate) fn connect(&self, netns: &Path, sandbox_id: &str, pod: &PodNetRequest) -> Result<Vec<IpAddr>, Error> {
         let known = self.state().attached.get(sandbox_id).cloned();
         if let Some(record) = known {
             // A pod that lives keeps what it has, even when the repair fails.
+            self.0.policies.connect(sandbox_id, pod, &record.ips)?;
             self.wire(netns, sandbox_id, &record)?;
             return Ok(record.ips);
         }
-        let record = self.reserve(sandbox_id, ports)?;
-        match self.wire(netns, sandbox_id, &record) {
+        let record = self.reserve(sandbox_id, pod)?;
+        let closed = self.0.policies.connect(sandbox_id, pod, &record.ips).map_err(Error::from);
+        match closed.and_then(|()| self.wire(netns, sandbox_id, &record)) {
             Ok(()) => Ok(record.ips),
             Err(error) => {
                 if let Err(left) = self.disconnect(sandbox_id) {
@@ -193,14 +200,15 @@ impl Network {
         }
     }
 
-    fn reserve(&self, sandbox_id: &str, ports: &[HostPort]) -> Result<Record, Error> {
+    fn reserve(&self, sandbox_id: &str, pod: &PodNetRequest) -> Result<Record, Error> {
         let mut state = self.state();
         let ranges: Vec<_> = state.addresses.ranges().map(|range| range.to_string()).collect();
         if ranges.is_empty() {
             return Err(Error::NoRange);
         }
-        let ips = state.addresses.allocate().ok_or_else(|| Error::UsedUp(ranges.join(",")))?;
-        let record = Record::new(plan::pod_interface(&self.0.options.instance, sandbox_id), ips, ports);
+        let ips = state.addresses.claim(&pod.former_ips).or_else(|| state.addresses.allocate());
+        let ips = ips.ok_or_else(|| Error::UsedUp(ranges.join(",")))?;
+        let record = Record::new(plan::pod_interface(&self.0.options.instance, sandbox_id), ips, &pod.host_ports);
         if let Err(source) = self.0.records.save(sandbox_id, &record) {
             record.ips.iter().for_each(|ip| state.addresses.free(*ip));
             return Err(Error::File { what: format!("the record of sandbox {sandbox_id}"), source });
@@ -250,6 +258,7 @@ impl Network {
             _ => Ok(()),
         };
         link?;
+        self.0.policies.disconnect(sandbox_id);
         self.0.records.remove(sandbox_id).map_err(file(format!("the record of sandbox {sandbox_id}")))?;
         let mut state = self.state();
         if let Some(record) = state.attached.remove(sandbox_id) {
@@ -283,7 +292,7 @@ impl Network {
     }
 
     /// This board's pod ranges, as far as it knows them.
-    pub(super) fn ranges(&self) -> Vec<Cidr> {
+    pub(crate) fn ranges(&self) -> Vec<Cidr> {
         self.state().addresses.ranges().collect()
     }
 
@@ -341,8 +350,13 @@ impl PodNetwork for Network {
         request: &'a PodNetRequest,
     ) -> Pending<'a, Result<Vec<IpAddr>, NetworkError>> {
         let (network, netns, sandbox_id) = (self.clone(), netns_path.to_owned(), sandbox_id.to_owned());
-        let ports = request.host_ports.clone();
-        blocking(move || network.connect(&netns, &sandbox_id, &ports))
+        let request = request.clone();
+        Box::pin(async move {
+            if tokio::time::timeout(POLICIES_WAIT, network.0.policies.known()).await.is_err() {
+                tracing::warn!(pod = request.name, "connected before network policies are known");
+            }
+            blocking(move || network.connect(&netns, &sandbox_id, &request)).await
+        })
     }
 
     fn detach<'a>(&'a self, sandbox_id: &'a str) -> Pending<'a, Result<(), NetworkError>> {

@@ -4,8 +4,8 @@ use super::namespace::Namespace;
 use super::{Network, Options, down};
 use crate::instance::Instance;
 use crate::netlink::route;
-use crate::pods::HostPort;
-use crate::services::{self, Proxy};
+use crate::pods::{HostPort, PodNetRequest};
+use crate::services::{self, Policies, Proxy};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -18,6 +18,7 @@ pub(crate) struct Board {
     pub(crate) lan: Namespace,
     pub(crate) instance: Instance,
     pub(crate) proxy: Proxy,
+    pub(crate) policies: Policies,
     pub(crate) network: Network,
 }
 
@@ -43,16 +44,16 @@ impl Board {
         lan.run(&["ip", "link", "set", "eth0", "up"]);
         let dir: PathBuf = std::env::temp_dir().join(netns.name());
         let instance = Instance::new(&dir.join("data"), &dir.join("run"), None);
-        let (proxy, network) = Self::start(&netns, &instance);
-        Self { netns, lan, instance, proxy, network }
+        let (proxy, policies, network) = Self::start(&netns, &instance);
+        Self { netns, lan, instance, proxy, policies, network }
     }
 
     /// As after a restart of the agent: nothing is remembered but what stands on the host.
     pub(crate) fn restart(&mut self) {
-        (self.proxy, self.network) = Self::start(&self.netns, &self.instance);
+        (self.proxy, self.policies, self.network) = Self::start(&self.netns, &self.instance);
     }
 
-    fn start(netns: &Namespace, instance: &Instance) -> (Proxy, Network) {
+    fn start(netns: &Namespace, instance: &Instance) -> (Proxy, Policies, Network) {
         let range = |text: &str| text.parse().unwrap();
         let dns = vec![IpAddr::from([10, 43, 0, 10])];
         let proxy = Proxy::new(&services::Options {
@@ -62,8 +63,7 @@ impl Board {
             service_ranges: vec![range("10.43.0.0/16"), range("fd43::/112")],
             dns_addresses: dns.clone(),
         });
-        // Known, and there are none.
-        proxy.set_policies(std::collections::BTreeMap::new());
+        let policies = Policies::none(proxy.clone());
         let options = Options {
             instance: instance.clone(),
             node_name: "n1".to_owned(),
@@ -72,15 +72,24 @@ impl Board {
             mtu: None,
         };
         let network = netns.enter(|| {
-            let network = Network::open(options, proxy.clone()).unwrap();
+            let network = Network::open(options, proxy.clone(), policies.clone()).unwrap();
             network.set_ranges(&[range("10.42.0.0/24"), range("fd42::/64")]).unwrap();
             network
         });
-        (proxy, network)
+        (proxy, policies, network)
     }
 
+    /// As the pod `app` of the namespace `d`, where its sandbox is `sandbox-<app>`.
     pub(crate) fn attach(&self, pod: &Namespace, id: &str, ports: &[HostPort]) -> Vec<IpAddr> {
-        self.netns.enter(|| self.network.connect(&pod.path(), id, ports)).unwrap()
+        let name = id.trim_start_matches("sandbox-");
+        let request = PodNetRequest {
+            namespace: "d".to_owned(),
+            name: name.to_owned(),
+            labels: [("app".to_owned(), name.to_owned())].into(),
+            host_ports: ports.to_vec(),
+            ..PodNetRequest::default()
+        };
+        self.netns.enter(|| self.network.connect(&pod.path(), id, &request)).unwrap()
     }
 
     /// A pod whose server on 8080 answers with its name.

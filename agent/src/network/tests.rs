@@ -3,7 +3,7 @@
 use super::board::{BOARD_IP, Board, LAN_IP};
 use super::namespace::Namespace;
 use super::{down, plan};
-use crate::pods::{HostPort, Protocol};
+use crate::pods::{HostPort, PodNetRequest, Protocol};
 
 #[test]
 fn pods_board_and_lan_reach_each_other() {
@@ -77,11 +77,11 @@ fn a_pods_namespace_that_is_gone_leaves_nothing() {
     let missing = Namespace::new();
     let path = missing.path();
     drop(missing);
-    assert!(board.netns.enter(|| board.network.connect(&path, "x", &[])).is_err());
+    assert!(board.netns.enter(|| board.network.connect(&path, "x", &PodNetRequest::default())).is_err());
     assert_eq!(board.interfaces().len(), 2);
     // The address is free again.
     for _ in 0..300 {
-        assert!(board.netns.enter(|| board.network.connect(&path, "x", &[])).is_err());
+        assert!(board.netns.enter(|| board.network.connect(&path, "x", &PodNetRequest::default())).is_err());
     }
     assert_eq!(board.pod("a", &[]).ips.len(), 2);
 }

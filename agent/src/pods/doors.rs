@@ -1,5 +1,6 @@
 //! Pure: the doors of the pod machine as traits, and the data that passes them.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::IpAddr;
 use std::path::Path;
@@ -39,12 +40,29 @@ pub struct PodNetRequest {
     pub name: String,
     /// The pod's uid.
     pub uid: String,
+    /// The pod's labels, which policies select it by.
+    pub labels: BTreeMap<String, String>,
+    /// The addresses that it had before, which it keeps if they are free.
+    pub former_ips: Vec<IpAddr>,
+    /// Its ports that have names.
+    pub ports: Vec<NamedPort>,
     /// Ports of the host that lead into this pod.
     pub host_ports: Vec<HostPort>,
     /// `kubernetes.io/ingress-bandwidth` in bits a second.
     pub ingress_bits_per_second: Option<u64>,
     /// `kubernetes.io/egress-bandwidth` in bits a second.
     pub egress_bits_per_second: Option<u64>,
+}
+
+/// A port of a container that has a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedPort {
+    /// Its name.
+    pub name: String,
+    /// TCP unless said otherwise.
+    pub protocol: Protocol,
+    /// Its number.
+    pub port: u16,
 }
 
 /// One `hostPort` of a container.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
@@ -24,18 +24,54 @@ impl Address {
     }
 }
 
-/// Posts each status that differs from the last one; newer ones overtake. Ends when the sender is dropped or the pod
-/// is gone.
-pub(crate) async fn statuses(link: Link, address: Address, mut newest: watch::Receiver<Object>, mut known: Object) {
+/// A status that the API holds in place of ours, with its version: somebody else wrote it.
+pub(crate) type Foreign = Option<(u64, Object)>;
+
+/// Whoever writes over ours (the node controller, as long as it does not hear of this board) is answered so soon, and
+/// ever later if it insists.
+const ANSWER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Posts each status that differs from the last one, or from what others made of it; newer ones overtake. Ends when the
+/// sender is dropped or the pod is gone.
+pub(crate) async fn statuses(
+    link: Link,
+    address: Address,
+    (mut newest, mut foreign): (watch::Receiver<Object>, watch::Receiver<Foreign>),
+    mut known: Object,
+) {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-    while newest.changed().await.is_ok() {
+    let mut answers = Backoff::new(ANSWER.0, ANSWER.1);
+    let mut version = 0;
+    loop {
+        let ours = tokio::select! {
+            changed = newest.changed() => changed.map(|()| true),
+            changed = foreign.changed() => changed.map(|()| false),
+        };
+        match ours {
+            Ok(true) => answers.reset(),
+            Ok(false) => {
+                let theirs = foreign.borrow_and_update().clone();
+                // What was written before our last one is no answer to it.
+                let Some((_, theirs)) = theirs.filter(|(theirs, _)| *theirs > version) else { continue };
+                known = theirs;
+                tokio::select! {
+                    () = tokio::time::sleep(answers.advance(crate::link::random())) => {}
+                    changed = newest.changed() => match changed {
+                        Ok(()) => answers.reset(),
+                        Err(_) => return,
+                    }
+                }
+            }
+            Err(_) => return,
+        }
         loop {
             let wanted = newest.borrow_and_update().clone();
             if wanted == known {
                 break;
             }
             match post(&link, &address, Some(&known), &wanted).await {
-                Ok(()) => {
+                Ok(written) => {
+                    version = written;
                     known = wanted;
                     backoff.reset();
                     break;
@@ -58,12 +94,17 @@ pub(crate) async fn post(
     address: &Address,
     known: Option<&Object>,
     wanted: &Object,
-) -> Result<(), LinkError> {
+) -> Result<u64, LinkError> {
     let wanted = wanted.value();
     let patch = status::patch(&address.uid, known.map(Object::value).as_ref(), &wanted);
-    link.patch(&format!("{}/status", address.path()), PatchKind::Strategic, &patch).await?;
+    let written = link.patch(&format!("{}/status", address.path()), PatchKind::Strategic, &patch).await?;
     debug!(pod = %address.name, namespace = %address.namespace, phase = %wanted["phase"], "posted the status");
-    Ok(())
+    Ok(written["metadata"]["resourceVersion"].as_str().and_then(|version| version.parse().ok()).unwrap_or_default())
+}
+
+/// Whether a pod is ready, as a status says it.
+pub(crate) fn is_ready(status: &Value) -> Option<&Value> {
+    status["conditions"].as_array()?.iter().find(|one| one["type"] == "Ready").map(|one| &one["status"])
 }
 
 /// The last status, then the final delete. Repeats until the API says that the pod is gone.

@@ -32,6 +32,8 @@ fields! {
         metadata: Metadata,
         spec: PodSpec,
         status: Value,
+        /// The addresses that it had, in the checkpoint, which keeps no status.
+        former_ips: Vec<String>,
     }
 }
 

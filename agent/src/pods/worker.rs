@@ -103,6 +103,8 @@ pub(crate) struct Worker {
     sender: mpsc::Sender<Message>,
     notify: Arc<Notify>,
     newest: watch::Sender<Object>,
+    /// What others made of it.
+    foreign: watch::Sender<post::Foreign>,
     posting: Option<JoinHandle<()>>,
     /// The instance whose back-off was told as an event, by container.
     told: BTreeMap<String, String>,
@@ -118,8 +120,9 @@ impl Worker {
         let address = address(&pod);
         let status = Object::from(&pod.status);
         let (newest, receiver) = watch::channel(status.clone());
+        let (foreign, theirs) = watch::channel(None);
         let posting = (!pod.is_static())
-            .then(|| tokio::spawn(post::statuses(board.link.clone(), address, receiver, status.clone())));
+            .then(|| tokio::spawn(post::statuses(board.link.clone(), address, (receiver, theirs), status.clone())));
         let mut memory = Memory { started_ms: started_ms(&pod).unwrap_or_else(|| board.now_ms()), ..Memory::default() };
         memory.recall_probes(&pod.status);
         // The checkpoint keeps no status, the API gives each pod one.
@@ -144,6 +147,7 @@ impl Worker {
             sender: sender.clone(),
             notify: Arc::clone(&notify),
             newest,
+            foreign,
             posting,
             told: BTreeMap::new(),
             delays: BTreeMap::new(),
@@ -263,6 +267,10 @@ impl Worker {
         if own.is_object() && (!first || status::is_final(&own) && !assumed) {
             merge_foreign_conditions(&mut own, &pod.status);
             self.status = Object::from(&own);
+            if post::is_ready(&own) != post::is_ready(&pod.status) {
+                let version = object.identity().resource_version.parse().unwrap_or_default();
+                self.foreign.send_replace(Some((version, Object::from(&pod.status))));
+            }
         } else {
             self.status = Object::from(&pod.status);
         }

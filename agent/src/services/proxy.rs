@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use tokio::sync::{Notify, watch};
 
@@ -64,6 +65,8 @@ struct Inner {
     state: Mutex<State>,
     changed: Notify,
     announced: watch::Sender<Announced>,
+    /// This board leaves the announcing to others.
+    silent: AtomicBool,
     healths: watch::Sender<Healths>,
 }
 
@@ -121,6 +124,7 @@ impl Proxy {
             state: Mutex::new(state),
             changed: Notify::new(),
             announced: watch::Sender::default(),
+            silent: AtomicBool::new(false),
             healths: watch::Sender::default(),
         }))
     }
@@ -177,6 +181,14 @@ impl Proxy {
             zone.clone_into(&mut state.facts.zone);
             state.programmed = None;
             self.0.changed.notify_one();
+        }
+    }
+
+    /// Whether this board shall draw no traffic of load balancers
+    /// (`node.kubernetes.io/exclude-from-external-load-balancers`).
+    pub fn set_silent(&self, silent: bool) {
+        if self.0.silent.swap(silent, Ordering::Relaxed) != silent {
+            self.announce();
         }
     }
 
@@ -245,7 +257,9 @@ impl Proxy {
 
     fn announce(&self) {
         let index = self.0.index.read().unwrap_or_else(PoisonError::into_inner);
-        let (announced, healths) = (index.announced(), index.healths());
+        let silent = self.0.silent.load(Ordering::Relaxed);
+        let announced = if silent { Announced::default() } else { index.announced() };
+        let healths = index.healths();
         drop(index);
         tell(&self.0.announced, announced);
         tell(&self.0.healths, healths);

@@ -470,3 +470,20 @@ fn policies_close_pods_and_what_is_let_through_passes() {
     program(&[]);
     assert_eq!((reaches(&one, &web), reaches(&two, &web)), (yes.clone(), yes));
 }
+
+#[test]
+fn a_pod_is_closed_before_it_is_connected() {
+    let board = Board::new();
+    both_listed(&board);
+    let asks = |from: &Pod, to: &Pod| from.netns.ask(&format!("{}:8080", to.ip())).is_ok();
+    let selects = |app: &str| json!({"matchLabels": {"app": app}});
+    let lets_in = json!({"podSelector": selects("web"), "ingress": [{"from": [{"podSelector": selects("friend")}]}]});
+    board.policies.set(&[policy("in", lets_in)]);
+    // Nobody but the board itself knows these pods, and nobody has the table programmed after they are there.
+    let (web, stranger, friend) = (board.pod("web", &[]), board.pod("stranger", &[]), board.pod("friend", &[]));
+    assert!(!asks(&stranger, &web) && asks(&friend, &web) && asks(&friend, &stranger));
+    assert_listed(&board);
+    board.netns.enter(|| board.network.disconnect(&friend.id)).unwrap();
+    board.sync();
+    assert!(!board.proxy.text().contains(&friend.ip()), "{}", board.proxy.text());
+}

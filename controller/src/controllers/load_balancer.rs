@@ -58,8 +58,10 @@ impl Pool {
         self.0.iter().any(|(first, last)| (*first..=*last).contains(&u32::from(ip)))
     }
 
+    /// Those that are given without being asked for: in most networks the first and the last of 256 are no host's.
     fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
-        self.0.iter().flat_map(|(first, last)| *first..=*last).map(Ipv4Addr::from)
+        let all = self.0.iter().flat_map(|(first, last)| *first..=*last).map(Ipv4Addr::from);
+        all.filter(|ip| !matches!(ip.octets()[3], 0 | 255))
     }
 }
 
@@ -232,7 +234,7 @@ mod tests {
         for range in ["10.0.0.10-10.0.0.12", "10.0.1.0/30", "10.0.2.1"] {
             pool.add(range).unwrap();
         }
-        assert_eq!(pool.addresses().count(), 8);
+        assert_eq!(pool.addresses().count(), 7, "10.0.1.0 is for who asks for it");
         for wrong in ["10.0.0.12-10.0.0.10", "10.0.0.0/33", "fd00::1", ""] {
             assert!(pool.add(wrong).unwrap_err().contains("no range"), "{wrong}");
         }

@@ -6,6 +6,7 @@ use super::super::namespace::Namespace;
 use super::super::peers::Peer;
 use super::super::{Network, Options, down};
 use crate::instance::Instance;
+use crate::pods::PodNetRequest;
 use crate::services::{self, Proxy};
 
 /// A board with one pod whose server on 8080 answers with the board's name.
@@ -38,12 +39,12 @@ fn board(name: &str, number: u8, addresses: &[&str], netns: Namespace) -> Board 
     };
     let ranges = [format!("10.42.{number}.0/24"), format!("fd42:0:0:{number}::/64")];
     let network = netns.enter(|| {
-        let network = Network::open(options, proxy).unwrap();
+        let network = Network::open(options, proxy.clone(), services::Policies::new(proxy)).unwrap();
         network.set_ranges(&ranges.clone().map(range)).unwrap();
         network
     });
     let pod = Namespace::new();
-    let pod_ips = netns.enter(|| network.connect(&pod.path(), "sandbox", &[])).unwrap();
+    let pod_ips = netns.enter(|| network.connect(&pod.path(), "sandbox", &PodNetRequest::default())).unwrap();
     pod_ips.iter().for_each(|ip| pod.serve(name, SocketAddr::new(*ip, 8080)));
     let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
     Board { netns, instance, network, pod, pod_ips, peer: Peer { name: name.into(), ranges: ranges.into(), addresses } }

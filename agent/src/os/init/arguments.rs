@@ -44,6 +44,8 @@ pub(super) fn arguments(config: &Config, node_name: &str, join_file: Option<&Pat
         if bundle {
             option("--bundle", BUNDLE);
         }
+        // Nothing else on a flashed board knows what time it is.
+        words.push("--set-clock".to_owned());
     }
     words
 }
@@ -69,7 +71,10 @@ mod tests {
         assert_eq!(line(registry), format!("up {dirs} --insecure-registry a:1"));
         assert_eq!(line(&format!("role = \"controller\"\n{registry}")), format!("controller {dirs}"));
         let agent = "role = \"agent\"\n[controller]\naddress = \"https://10.0.0.1:6443\"";
-        assert_eq!(line(agent), format!("agent {dirs} --server https://10.0.0.1:6443 --join-file /run/join"));
+        assert_eq!(
+            line(agent),
+            format!("agent {dirs} --server https://10.0.0.1:6443 --join-file /run/join --set-clock")
+        );
         let mirror = "[registries.mirrors]\n\"docker.io\" = [\"http://m:1\", \"n\"]\n[registries.ca]\n\
                       n = \"-----BEGIN CERTIFICATE----- -----END CERTIFICATE-----\"";
         let asked = "--registry-mirror docker.io=http://m:1 --registry-mirror docker.io=n";
@@ -77,9 +82,9 @@ mod tests {
         assert_eq!(line("role = \"agent\""), format!("up {dirs}"), "nobody to work for");
         let pin = format!("sha256:{}", "0".repeat(64));
         let found = format!("role = \"agent\"\n[controller]\ntoken = \"a.b\"\nca-pin = \"{pin}\"");
-        assert_eq!(line(&found), format!("agent {dirs} --join-file /run/join"), "found on the link");
+        assert_eq!(line(&found), format!("agent {dirs} --join-file /run/join --set-clock"), "found on the link");
         let bundle = parse(b"role = \"agent\"\n[controller]\nbundle = \"home.bundle\"").0;
         let words = arguments(&bundle, "pi-1", None).join(" ");
-        assert_eq!(words, format!("agent {dirs} --bundle /run/bramble-bundle"));
+        assert_eq!(words, format!("agent {dirs} --bundle /run/bramble-bundle --set-clock"));
     }
 }

@@ -12,7 +12,7 @@ use super::super::config::{self, Inputs};
 use super::super::plan::{self, Action};
 use super::super::spec::Container;
 use super::super::state::{Hook, KillStage, Observed, Pull, Readiness, RestartBackoff, StartFailure};
-use super::super::{ContainerKind, HostPort, PodNetRequest, Protocol, hosts};
+use super::super::{ContainerKind, HostPort, NamedPort, PodNetRequest, Protocol, hosts};
 use super::{Message, Worker};
 use crate::volumes;
 
@@ -455,9 +455,22 @@ fn prepare_files(message: &Path, log_dir: &Path) {
     let _ = std::fs::create_dir_all(log_dir);
 }
 
+/// From the checkpoint, or from the API server.
+fn former_ips(pod: &super::Pod) -> Vec<IpAddr> {
+    let reported = pod.status["podIPs"].as_array().into_iter().flatten().filter_map(|one| one["ip"].as_str());
+    let known = pod.former_ips.iter().map(String::as_str);
+    let ips: Vec<IpAddr> = known.filter_map(|ip| ip.parse().ok()).collect();
+    if ips.is_empty() { reported.filter_map(|ip| ip.parse().ok()).collect() } else { ips }
+}
+
 fn net_request(pod: &super::Pod) -> PodNetRequest {
     let meta = &pod.metadata;
-    let host_ports = pod.all_containers().flat_map(|(_, container)| &container.ports).filter(|port| port.host_port > 0);
+    let ports = || pod.all_containers().flat_map(|(_, container)| &container.ports);
+    let protocol = |text: &str| match text {
+        "UDP" => Protocol::Udp,
+        "SCTP" => Protocol::Sctp,
+        _ => Protocol::Tcp,
+    };
     let bits = |key: &str| {
         let text = meta.annotations.get(key)?;
         let units = super::super::quantity::units(&serde_json::Value::String(text.clone()))?;
@@ -467,16 +480,23 @@ fn net_request(pod: &super::Pod) -> PodNetRequest {
         namespace: meta.namespace.clone(),
         name: meta.name.clone(),
         uid: meta.uid.clone(),
-        host_ports: host_ports
+        labels: meta.labels.clone(),
+        former_ips: former_ips(pod),
+        ports: ports()
+            .filter(|port| !port.name.is_empty())
+            .map(|port| NamedPort {
+                name: port.name.clone(),
+                protocol: protocol(&port.protocol),
+                port: port.container_port,
+            })
+            .collect(),
+        host_ports: ports()
+            .filter(|port| port.host_port > 0)
             .map(|port| HostPort {
                 host_ip: port.host_ip.parse().ok(),
                 host_port: port.host_port,
                 container_port: port.container_port,
-                protocol: match port.protocol.as_str() {
-                    "UDP" => Protocol::Udp,
-                    "SCTP" => Protocol::Sctp,
-                    _ => Protocol::Tcp,
-                },
+                protocol: protocol(&port.protocol),
             })
             .collect(),
         ingress_bits_per_second: bits("kubernetes.io/ingress-bandwidth"),

@@ -1,12 +1,14 @@
 //! Pure: policies, pods and namespaces, kept compactly: what the rules need, no more.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::selector::{Labels, Selector, labels};
 use crate::network::Cidr;
+use crate::pods::{PodNetRequest, Protocol};
 
 /// Of rules: whom they let in, or whom they let a pod reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -181,24 +183,99 @@ impl Pod {
     }
 }
 
+impl Pod {
+    /// One of this board, before the API server knows its addresses.
+    pub(super) fn local(pod: &PodNetRequest, ips: &[IpAddr]) -> Self {
+        let protocol = |protocol| match protocol {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            Protocol::Sctp => 132,
+        };
+        Self {
+            namespace: pod.namespace.as_str().into(),
+            labels: pod.labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect(),
+            ips: ips.to_vec(),
+            ports: pod
+                .ports
+                .iter()
+                .map(|port| (port.name.as_str().into(), protocol(port.protocol), port.port))
+                .collect(),
+            local: true,
+        }
+    }
+}
+
+/// What is kept of a policy on the board.
+pub(super) fn kept_policy(object: &Value) -> Value {
+    let metadata = &object["metadata"];
+    json!({"metadata": {"namespace": metadata["namespace"], "name": metadata["name"]}, "spec": object["spec"]})
+}
+
+/// The same of a namespace.
+pub(super) fn kept_namespace(object: &Value) -> Value {
+    json!({"metadata": {"name": object["metadata"]["name"], "labels": object["metadata"]["labels"]}})
+}
+
+/// The same of a pod: what [`Pod::parse`] reads.
+pub(super) fn kept_pod(object: &Value) -> Value {
+    let (metadata, spec, status) = (&object["metadata"], &object["spec"], &object["status"]);
+    let ports = |containers: &Value| -> Value {
+        list(containers).filter(|one| one["ports"].is_array()).map(|one| json!({"ports": one["ports"]})).collect()
+    };
+    json!({"metadata": {"namespace": metadata["namespace"], "name": metadata["name"], "labels": metadata["labels"]},
+        "spec": {"nodeName": spec["nodeName"], "containers": ports(&spec["containers"]),
+            "initContainers": ports(&spec["initContainers"])},
+        "status": {"podIP": status["podIP"], "podIPs": status["podIPs"]}})
+}
+
 /// Everything that policies are about.
 #[derive(Debug, Default)]
 pub(super) struct Model {
     /// By `namespace/name`.
     pub(super) policies: BTreeMap<String, Policy>,
     pub(super) namespaces: BTreeMap<String, Labels>,
+    /// As the API server tells them.
     pub(super) pods: BTreeMap<String, Pod>,
+    /// By sandbox, `namespace/name` and the pod: what this board connected itself, and so knows first.
+    pub(super) locals: BTreeMap<String, (String, Pod)>,
 }
 
-impl Model {
+/// The model as the rules need it: pods of this board have the addresses that it gave them.
+#[derive(Debug)]
+pub(super) struct View<'a> {
+    pub(super) policies: &'a BTreeMap<String, Policy>,
+    namespaces: &'a BTreeMap<String, Labels>,
+    pub(super) pods: BTreeMap<&'a str, Cow<'a, Pod>>,
+}
+
+impl<'a> View<'a> {
+    pub(super) fn of(model: &'a Model) -> Self {
+        let mut pods: BTreeMap<&str, Cow<'_, Pod>> =
+            model.pods.iter().map(|(name, pod)| (name.as_str(), Cow::Borrowed(pod))).collect();
+        // Addresses are given anew when a pod is gone here; the API server may not know yet.
+        let given: BTreeSet<IpAddr> = model.locals.values().flat_map(|(_, pod)| &pod.ips).copied().collect();
+        pods.retain(|_, pod| !pod.ips.iter().any(|ip| given.contains(ip)));
+        for (name, local) in model.locals.values() {
+            let known = model.pods.get(name).map_or_else(
+                || local.clone(),
+                |known| {
+                    // Its labels may have changed since.
+                    Pod { ips: local.ips.clone(), local: true, ..known.clone() }
+                },
+            );
+            pods.insert(name, Cow::Owned(known));
+        }
+        Self { policies: &model.policies, namespaces: &model.namespaces, pods }
+    }
+
     /// The pods that a peer of a policy means.
-    pub(super) fn peers<'a>(
-        &'a self,
-        policy: &'a Policy,
-        namespaces: Option<&'a Selector>,
-        pods: &'a Selector,
-    ) -> impl Iterator<Item = &'a Pod> {
-        self.pods.values().filter(move |pod| {
+    pub(super) fn peers(
+        &self,
+        policy: &Policy,
+        namespaces: Option<&Selector>,
+        pods: &Selector,
+    ) -> impl Iterator<Item = &Pod> {
+        self.pods.values().map(|pod| &**pod).filter(move |pod| {
             let in_namespace = match namespaces {
                 None => pod.namespace == policy.namespace,
                 Some(selector) => self.namespaces.get(&*pod.namespace).is_some_and(|labels| selector.matches(labels)),

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use super::model::{Direction, Model, Opening, Peer, Pod, Policy, Port, Which};
+use super::model::{Direction, Opening, Peer, Pod, Policy, Port, View, Which};
 use crate::network::Cidr;
 use crate::services::atom::{Atom, Element, Gives, Set};
 use crate::services::statement::{Key, Rule, Statement};
 use crate::services::unit::{Peers, Unit};
 
 /// The units of all policies that concern a pod of this board: one for each such pod, one for each policy.
-pub(super) fn units(model: &Model) -> BTreeMap<String, Unit> {
+pub(super) fn units(model: &View<'_>) -> BTreeMap<String, Unit> {
     let mut units = BTreeMap::new();
     let mut needed: BTreeSet<&str> = BTreeSet::new();
     for (name, pod) in model.pods.iter().filter(|(_, pod)| pod.local) {
@@ -58,7 +58,7 @@ fn has_pods(opening: &Opening) -> bool {
 }
 
 /// Every set that the chains of a policy look into.
-fn sets(model: &Model, policy: &Policy) -> BTreeMap<String, Peers> {
+fn sets(model: &View<'_>, policy: &Policy) -> BTreeMap<String, Peers> {
     let mut sets = BTreeMap::new();
     for (direction, openings) in &policy.closes {
         for (rule, opening) in openings.iter().enumerate() {
@@ -73,7 +73,7 @@ fn sets(model: &Model, policy: &Policy) -> BTreeMap<String, Peers> {
                 for (at, port, name) in named(opening).filter(|_| *direction == Direction::Out) {
                     // Without peers the name is looked for in every pod.
                     let receivers: Vec<&Pod> =
-                        if opening.has_peers { pods.clone() } else { model.pods.values().collect() };
+                        if opening.has_peers { pods.clone() } else { model.pods.values().map(|pod| &**pod).collect() };
                     let elements = receivers.iter().filter_map(|pod| Some((pod, pod.port(name, port.protocol)?)));
                     let elements = elements.flat_map(|(pod, number)| ips(pod).into_iter().map(move |ip| (ip, number)));
                     let key = |(ip, number)| vec![Atom::Ip(ip), Atom::Protocol(port.protocol), Atom::Port(number)];
@@ -93,7 +93,7 @@ fn named(opening: &Opening) -> impl Iterator<Item = (usize, &Port, &str)> {
     })
 }
 
-fn pods_of<'a>(model: &'a Model, policy: &'a Policy, peer: &'a Peer) -> Vec<&'a Pod> {
+fn pods_of<'a>(model: &'a View<'_>, policy: &'a Policy, peer: &'a Peer) -> Vec<&'a Pod> {
     match peer {
         Peer::Block { .. } => Vec::new(),
         Peer::Pods { namespaces, pods } => model.peers(policy, namespaces.as_ref(), pods).collect(),
@@ -201,6 +201,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::services::policy::model::Model;
     use crate::services::policy::selector::labels;
     use crate::services::statement::text;
 
@@ -218,9 +219,10 @@ mod tests {
             policies: BTreeMap::from([("a/p".to_owned(), Policy::parse(&policy).unwrap())]),
             namespaces: BTreeMap::from([("a".to_owned(), labels(&namespace))]),
             pods: BTreeMap::from([pod("web", 1, "here"), pod("db", 2, "there"), pod("job", 3, "there")]),
+            locals: BTreeMap::new(),
         };
         let mut lines = Vec::new();
-        for (_, unit) in units(&model) {
+        for (_, unit) in units(&View::of(&model)) {
             lines.extend(unit.elements.iter().map(|element| format!("{} {{ {element} }}", element.set.name())));
             for (name, peers) in unit.peers.iter().filter(|(_, peers)| peers.ipv4) {
                 let all: Vec<String> = peers

@@ -42,6 +42,7 @@ impl Test {
             machine: Machine::Pi3,
             boot_loader: &self.pi_boot_loader,
             device_tree: Some(&self.pi_tree),
+            rtc: None,
             disk: None,
             ports: &[],
         };

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bramble_tests::board::Board;
-use bramble_tests::emulator::Emulator;
+use bramble_tests::emulator::{Emulator, Power};
 use bramble_tests::host::succeed;
 use bramble_tests::image::Image;
 use bramble_tests::registry::Registry;
@@ -29,11 +30,19 @@ impl Test {
         let ports = [(OUTSIDE, NODE_PORT), (SSH, 22)];
         let updates = self.work.join("update.disk");
         fs::copy(&self.update, &updates).expect("copied");
-        let mut emulator = Emulator::start(&board, &dir, &self.power(&card, Some(&updates), &ports));
+        // A clock that runs ahead is told better by the controller, and expires nothing where there is none.
+        let power = Power { rtc: Some("2040-01-01T00:00:00"), ..self.power(&card, Some(&updates), &ports) };
+        let mut emulator = Emulator::start(&board, &dir, &power);
         let init = emulator.wait_for("bramble: eth0 has", 1);
         wait_for_node(&board);
         let ready = emulator.seconds();
         emulator.wait_for("bramble: slot A is confirmed", 1);
+        step("the clock is the controller's");
+        let off_s = |told: &str| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+            now.abs_diff(told.trim().parse().expect("seconds"))
+        };
+        assert!(off_s(&key.wait_for(&board, "date +%s")) < 60);
         step("lets in who has the key, and nobody else");
         let slots = key.wait_for(&board, "bramble slot status");
         assert!(runs_a(&slots), "{slots}");
@@ -66,9 +75,11 @@ impl Test {
         let back = emulator.seconds();
         // It is the same host: its key was kept.
         assert!(runs_a(&key.wait_for(&board, "bramble slot status")));
+        assert!(off_s(&key.wait_for(&board, "date +%s")) > 1_000_000, "nobody has told it yet");
         self.seconds("hard reset to the pod's answer, no controller", back);
         board.start(&[]);
         wait_for_node(&board);
+        assert!(off_s(&key.wait_for(&board, "date +%s")) < 60);
 
         step("a good update");
         install(&board, "good", "/dev/vdb");

@@ -85,6 +85,14 @@ impl Test {
     }
 
     fn power<'a>(&'a self, card: &'a Path, disk: Option<&'a Path>, ports: &'a [(u16, u16)]) -> Power<'a> {
-        Power { card, machine: Machine::Virt, boot_loader: &self.boot_loader, device_tree: None, disk, ports }
+        Power {
+            card,
+            machine: Machine::Virt,
+            boot_loader: &self.boot_loader,
+            device_tree: None,
+            rtc: None,
+            disk,
+            ports,
+        }
     }
 }
