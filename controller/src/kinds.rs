@@ -107,6 +107,8 @@ pub struct Field {
     pub name: &'static str,
     /// Where the object has it.
     pub path: &'static [&'static str],
+    /// Where it is looked for when it is empty there; nowhere for most.
+    pub instead: &'static [&'static str],
     /// Its text when the object lacks it.
     pub zero: &'static str,
 }

@@ -184,7 +184,7 @@ fn event_columns() -> Vec<Column> {
 }
 
 pub(super) fn event() -> Kind {
-    let field = |name, path| Field { name, path, zero: "" };
+    let field = |name, path| Field { name, path, instead: &[], zero: "" };
     Kind {
         short_names: vec!["ev".into()],
         columns: event_columns(),
@@ -199,7 +199,8 @@ pub(super) fn event() -> Kind {
             field("involvedObject.fieldPath", &["involvedObject", "fieldPath"]),
             field("reason", &["reason"]),
             field("reportingComponent", &["reportingComponent"]),
-            field("source", &["source", "component"]),
+            // Whoever writes events.k8s.io names only the controller.
+            Field { instead: &["reportingComponent"], ..field("source", &["source", "component"]) },
             field("type", &["type"]),
         ],
         strategy: Strategy { create_on_update: true, validate: validate_event, ..Strategy::default() },
@@ -237,7 +238,7 @@ fn validate_event(event: &Object) -> Vec<FieldError> {
 
 /// The same events in the words of events.k8s.io.
 pub(super) fn event_in_group() -> Kind {
-    let field = |name, path| Field { name, path, zero: "" };
+    let field = |name, path| Field { name, path, instead: &[], zero: "" };
     Kind {
         row: |object, now| {
             let mut core = object.clone();

@@ -28,8 +28,8 @@ pub(super) fn service() -> Kind {
         ],
         row: service_row,
         fields: vec![
-            Field { name: "spec.clusterIP", path: &["spec", "clusterIP"], zero: "" },
-            Field { name: "spec.type", path: &["spec", "type"], zero: "" },
+            Field { name: "spec.clusterIP", path: &["spec", "clusterIP"], instead: &[], zero: "" },
+            Field { name: "spec.type", path: &["spec", "type"], instead: &[], zero: "" },
         ],
         subresources: vec![Subresource::Proxy, Subresource::Status],
         strategy: Strategy {

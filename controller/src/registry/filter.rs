@@ -17,6 +17,7 @@ pub struct Filter {
 #[derive(Clone, Debug)]
 struct Condition {
     path: &'static [&'static str],
+    instead: &'static [&'static str],
     zero: &'static str,
     value: String,
     equal: bool,
@@ -33,17 +34,17 @@ impl Filter {
             .map_err(|error| ApiError::bad_request(format!("unable to parse requirement: {error}")))?;
         let fields = FieldSelector::parse(fields).map_err(|error| ApiError::bad_request(error.to_string()))?;
         let conditions = fields.requirements.into_iter().map(|requirement| {
-            let (path, zero) = match requirement.field.as_str() {
-                "metadata.name" => (NAME, ""),
-                "metadata.namespace" if kind.namespaced => (NAMESPACE, ""),
+            let (path, instead, zero): (_, &[&str], _) = match requirement.field.as_str() {
+                "metadata.name" => (NAME, &[], ""),
+                "metadata.namespace" if kind.namespaced => (NAMESPACE, &[], ""),
                 other => kind
                     .fields
                     .iter()
                     .find(|field| field.name == other)
-                    .map(|field| (field.path, field.zero))
+                    .map(|field| (field.path, field.instead, field.zero))
                     .ok_or_else(|| unknown_field(kind, other))?,
             };
-            Ok(Condition { path, zero, value: requirement.value, equal: requirement.equal })
+            Ok(Condition { path, instead, zero, value: requirement.value, equal: requirement.equal })
         });
         Ok(Self { labels, conditions: conditions.collect::<Answer<_>>()? })
     }
@@ -68,17 +69,27 @@ impl Filter {
         if self.is_everything() {
             return Ok(true);
         }
-        let paths: Vec<&[&str]> =
-            std::iter::once(LABELS).chain(self.conditions.iter().map(|condition| condition.path)).collect();
+        let paths: Vec<&[&str]> = std::iter::once(LABELS)
+            .chain(self.conditions.iter().map(|condition| condition.path))
+            .chain(self.conditions.iter().map(|one| if one.instead.is_empty() { one.path } else { one.instead }))
+            .collect();
         let found = pluck(json, &paths).map_err(ApiError::internal)?;
         let (labels, values) = found.split_first().expect("labels are always asked for");
         let none = Map::new();
         let labels = labels.as_ref().and_then(Value::as_object).unwrap_or(&none);
-        Ok(self.labels.matches(labels) && self.conditions.iter().zip(values).all(|(c, value)| c.holds(value.as_ref())))
+        let (values, others) = values.split_at(self.conditions.len());
+        let mut all = self.conditions.iter().zip(values.iter().zip(others));
+        Ok(self.labels.matches(labels) && all.all(|(c, (value, other))| c.holds(c.found(value, other))))
     }
 }
 
 impl Condition {
+    fn found<'a>(&self, value: &'a Option<Value>, other: &'a Option<Value>) -> Option<&'a Value> {
+        let is_empty = |value: &Value| value.as_str().is_some_and(str::is_empty) || value.is_null();
+        let value = value.as_ref().filter(|value| self.instead.is_empty() || !is_empty(value));
+        value.or(other.as_ref().filter(|_| !self.instead.is_empty()))
+    }
+
     fn holds(&self, value: Option<&Value>) -> bool {
         let same = match value {
             Some(Value::String(text)) => *text == self.value,
@@ -105,7 +116,7 @@ mod tests {
     use crate::kinds::Field;
 
     fn pods() -> Kind {
-        let node = Field { name: "spec.nodeName", path: &["spec", "nodeName"], zero: "" };
+        let node = Field { name: "spec.nodeName", path: &["spec", "nodeName"], instead: &[], zero: "" };
         Kind { fields: vec![node], ..Kind::new("", "v1", "Pod", "pods") }
     }
 
@@ -125,6 +136,22 @@ mod tests {
         }
         let absent = Filter::parse(&pods(), "", "spec.nodeName=").unwrap();
         assert!(absent.wants(br#"{"metadata":{"name":"a"}}"#).unwrap());
+    }
+
+    #[test]
+    fn an_empty_field_may_be_found_elsewhere() {
+        let source = Field { name: "source", path: &["source", "component"], instead: &["reporter"], zero: "" };
+        let kind = Kind { fields: vec![source], ..Kind::new("", "v1", "Event", "events") };
+        let filter = Filter::parse(&kind, "", "source=a").unwrap();
+        for (json, wanted) in [
+            (r#"{"source":{"component":"a"},"reporter":"b"}"#, true),
+            (r#"{"source":{"component":"b"},"reporter":"a"}"#, false),
+            (r#"{"source":{"component":""},"reporter":"a"}"#, true),
+            (r#"{"reporter":"a"}"#, true),
+            (r#"{}"#, false),
+        ] {
+            assert_eq!(filter.wants(json.as_bytes()).unwrap(), wanted, "{json}");
+        }
     }
 
     #[test]

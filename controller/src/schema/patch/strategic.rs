@@ -69,7 +69,14 @@ fn merge_map(
         .collect();
     for (name, value) in values {
         let field = kind.and_then(|kind| kind.field(&name));
-        merge_value(field, target, name, value)?;
+        let known = target.get(&name).and_then(Value::as_array).cloned().filter(|_| !orders.contains_key(&name));
+        let listed = value.as_array().cloned().unwrap_or_default();
+        merge_value(field, target, name.clone(), value)?;
+        if let (Some(known), Some(Value::Array(items)), Some(field)) = (known, target.get_mut(&name), field)
+            && field.patch_merges()
+        {
+            order_as_listed(field.merge_key(), items, &listed, known);
+        }
     }
     for (name, length) in lengths {
         let field = kind.and_then(|kind| kind.field(&name));
@@ -249,6 +256,19 @@ fn no_key(item: &Map<String, Value>, key: &str) -> PatchError {
     PatchError::Unprocessable(format!("map: map[{}] does not contain declared merge key: {key}", shown.join(" ")))
 }
 
+/// Without an order in the patch its own items are one: what is new goes before what the server has.
+fn order_as_listed(key: Option<&str>, items: &mut Vec<Value>, listed: &[Value], mut known: Vec<Value>) {
+    let is_special = |item: &Value| item.get(PATCH).is_some();
+    if listed.iter().any(|item| item.get(PATCH) == Some(&Value::from("replace"))) {
+        return;
+    }
+    let (special, plain): (Vec<&Value>, Vec<&Value>) = listed.iter().partition(|item| is_special(item));
+    let plain: Vec<Value> = plain.into_iter().cloned().collect();
+    // What the patch deleted and lists anew is new.
+    known.retain(|item| !special.iter().any(|gone| key.is_some_and(|key| gone.get(key) == item.get(key))));
+    reorder(key, items, &plain, &known);
+}
+
 /// Puts the items that the patch lists in its order; an item that only the server has goes before the first of them
 /// that it preceded on the server (`before`), else behind all.
 fn reorder(key: Option<&str>, items: &mut Vec<Value>, order: &[Value], before: &[Value]) {
@@ -298,7 +318,7 @@ mod tests {
         let patch = json!({"containers": [{"name": "a", "image": "2", "args": ["y"], "env": [{"name": "E", "value": "1"}]}, {"name": "c"}], "nodeSelector": {"x": null}});
         assert_eq!(
             pod(spec, patch),
-            json!({"containers": [{"name": "a", "image": "2", "args": ["y"], "env": [{"name": "E", "value": "1"}]}, {"name": "b"}, {"name": "c"}],
+            json!({"containers": [{"name": "a", "image": "2", "args": ["y"], "env": [{"name": "E", "value": "1"}]}, {"name": "c"}, {"name": "b"}],
                 "nodeSelector": {"z": "1"}})
         );
     }
@@ -310,7 +330,7 @@ mod tests {
             "securityContext": {"$patch": "replace", "fsGroup": 2}});
         assert_eq!(
             pod(spec.clone(), patch),
-            json!({"containers": [{"name": "b"}, {"name": "c", "env": [{"name": "x"}]}], "securityContext": {"fsGroup": 2}})
+            json!({"containers": [{"name": "c", "env": [{"name": "x"}]}, {"name": "b"}], "securityContext": {"fsGroup": 2}})
         );
         let patch = json!({"containers": [{"$patch": "replace"}, {"name": "z"}]});
         assert_eq!(pod(spec, patch)["containers"], json!([{"name": "z"}]));
@@ -332,6 +352,31 @@ mod tests {
         let patch =
             json!({"volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"], "hostPath": {"path": "/x"}}]});
         assert_eq!(pod(spec, patch), json!({"volumes": [{"name": "v", "hostPath": {"path": "/x"}}]}));
+    }
+
+    /// As upstream's library orders them, where a patch is written by hand (its `mergeSlice`).
+    #[test]
+    fn new_items_go_before_known_ones() {
+        let names = |spec: Value, patch: Value| -> Vec<String> {
+            let patched = pod(spec, patch);
+            let items = patched["containers"].as_array().unwrap().iter();
+            items.map(|item| item["name"].as_str().unwrap().to_owned()).collect()
+        };
+        let spec = json!({"containers": [{"name": "a"}, {"name": "b"}, {"name": "c"}]});
+        assert_eq!(names(spec.clone(), json!({"containers": [{"name": "new"}]})), ["new", "a", "b", "c"]);
+        assert_eq!(
+            names(spec.clone(), json!({"containers": [{"name": "b"}, {"name": "new"}]})),
+            ["a", "b", "new", "c"]
+        );
+        let again = json!({"containers": [{"name": "a", "$patch": "delete"}, {"name": "a", "image": "x"}]});
+        assert_eq!(names(spec.clone(), again), ["a", "b", "c"]);
+        let all = json!({"containers": [{"$patch": "replace"}, {"name": "z"}, {"name": "a"}]});
+        assert_eq!(names(spec, all), ["z", "a"]);
+        let mut target = json!({"metadata": {"finalizers": ["a", "b"]}}).as_object().unwrap().clone();
+        let kind = lookup("", "v1", "Pod").unwrap();
+        let patch = json!({"metadata": {"finalizers": ["c", "a"]}});
+        strategic_merge_patch(kind, &mut target, patch.as_object().unwrap()).unwrap();
+        assert_eq!(target["metadata"]["finalizers"], json!(["c", "a", "b"]));
     }
 
     #[test]
