@@ -370,6 +370,14 @@ pub(crate) fn patch(uid: &str, former: Option<&Value>, status: &Value) -> Value 
             list.push(json!({"$patch": "replace"}));
         }
     }
+    // Conditions are merged by their type: what they no longer say has to be said.
+    for condition in patch["conditions"].as_array_mut().into_iter().flatten() {
+        for field in ["reason", "message"] {
+            if condition[field].is_null() {
+                condition[field] = Value::Null;
+            }
+        }
+    }
     for field in ["reason", "message", "podIP", "podIPs"] {
         if former.is_none_or(|former| !former[field].is_null()) && status[field].is_null() {
             patch[field] = Value::Null;

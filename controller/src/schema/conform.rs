@@ -217,7 +217,8 @@ pub(crate) fn droppable(field: Field, value: &Value) -> bool {
     match (field.shape(), field.element()) {
         (Shape::List, _) => value.as_array().is_some_and(Vec::is_empty),
         (Shape::Map, _) => value.as_object().is_some_and(Map::is_empty),
-        (_, Element::Object(_)) => false,
+        // Upstream shows it, and reads it as it reads nothing: one who writes it must not be taken for one who changes.
+        (_, Element::Object(_)) => value.as_object().is_some_and(Map::is_empty),
         (_, Element::Scalar(scalar)) => match scalar {
             Scalar::String | Scalar::Bytes => value.as_str().is_some_and(str::is_empty),
             Scalar::Int32 | Scalar::Int64 => value.as_i64() == Some(0),
@@ -369,7 +370,8 @@ mod tests {
             json!({"metadata": {"creationTimestamp": null, "deletionTimestamp": "2024-01-01T02:00:00+02:00"}, "spec": {
                 "nodeName": "", "automountServiceAccountToken": false,
                 "volumes": [{"name": "v", "emptyDir": {}}],
-                "containers": [{"name": "a", "resources": {"limits": {"cpu": 0.5, "memory": "1024Mi"}}}]}}),
+                "containers": [{"name": "a", "resources": {"limits": {"cpu": 0.5, "memory": "1024Mi"}}},
+                    {"name": "b", "resources": {"limits": {}}, "securityContext": {}}]}, "status": {}}),
         );
         assert_eq!(result.unwrap(), Vec::<String>::new());
         assert_eq!(
@@ -377,7 +379,8 @@ mod tests {
             json!({"metadata": {"deletionTimestamp": "2024-01-01T00:00:00Z"}, "spec": {
                 "automountServiceAccountToken": false,
                 "volumes": [{"name": "v", "emptyDir": {}}],
-                "containers": [{"name": "a", "resources": {"limits": {"cpu": "500m", "memory": "1Gi"}}}]}})
+                "containers": [{"name": "a", "resources": {"limits": {"cpu": "500m", "memory": "1Gi"}}},
+                    {"name": "b", "securityContext": {}}]}})
         );
     }
 }

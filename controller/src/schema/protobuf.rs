@@ -146,7 +146,7 @@ fn merge_message(
             }
             Shape::One => {
                 let value = element(field, &mut reader, wire, depth)?;
-                if value.is_null() || droppable(field, &value) || empty_struct(field, &value) {
+                if value.is_null() || droppable(field, &value) {
                     object.remove(name);
                 } else {
                     object.insert(name.to_owned(), value);
@@ -178,10 +178,6 @@ fn merge_message(
 }
 
 /// A plain struct that says nothing; upstream's encoder writes every one of them.
-fn empty_struct(field: Field, value: &Value) -> bool {
-    !field.is_pointer() && !field.is_required() && value.as_object().is_some_and(Map::is_empty)
-}
-
 fn is_varint(field: Field) -> bool {
     matches!(field.element(), Element::Scalar(Scalar::Int32 | Scalar::Int64 | Scalar::Bool))
 }
