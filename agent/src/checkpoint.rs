@@ -19,6 +19,10 @@ use tracing::warn;
 use crate::link::Object;
 use crate::pods::references::Kind;
 
+mod kept;
+
+pub(crate) use kept::Kept;
+
 const PODS: &str = "pods/";
 const CONFIG_MAPS: &str = "configmaps/";
 const SECRETS: &str = "secrets/";
@@ -48,8 +52,7 @@ impl Collection {
         }
     }
 
-    /// By which an object is kept.
-    pub(crate) fn key(self, object: &Object) -> String {
+    fn key(self, object: &Object) -> String {
         let identity = object.identity();
         format!("{}{}/{}", self.prefix(), identity.namespace, identity.name)
     }

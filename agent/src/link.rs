@@ -24,6 +24,7 @@ mod reflect;
 mod verifier;
 
 pub use clock::Clock;
+pub(crate) use clock::kept_seconds;
 pub(crate) use connection::unverified_tls;
 pub use connection::{Connection, Endpoint, Identity, Look, Trust};
 pub use error::LinkError;

@@ -113,6 +113,20 @@ pub struct Field {
     pub zero: &'static str,
 }
 
+impl Field {
+    /// Of an object that holds a text there, or nothing.
+    pub const fn new(name: &'static str, path: &'static [&'static str]) -> Self {
+        Self { name, path, instead: &[], zero: "" }
+    }
+
+    pub(crate) const PLACES: usize = 2;
+
+    /// Where it may be; the first that is not empty counts.
+    pub(crate) fn places(&self) -> [&'static [&'static str]; Self::PLACES] {
+        [self.path, if self.instead.is_empty() { self.path } else { self.instead }]
+    }
+}
+
 /// A resource below an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subresource {

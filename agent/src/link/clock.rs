@@ -9,7 +9,7 @@
 //! knew. On a flashed board, which has no other daemon for it, the system's clock is set by it too.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -41,8 +41,7 @@ impl Clock {
     /// A clock that keeps the last authenticated moment in a file, and sets the system's clock by it where `steps`.
     #[must_use]
     pub fn kept(path: PathBuf, steps: bool) -> Self {
-        // It is ours, and whatever else it may hold is no time.
-        let floor_s = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default();
+        let floor_s = kept_seconds(&path).unwrap_or_default();
         Self { authenticated: Mutex::default(), floor_s, keeper: Some(Keeper { path, kept_s: floor_s.into(), steps }) }
     }
 
@@ -70,6 +69,11 @@ impl Clock {
         let best = if local + 2000 >= trusted { local } else { trusted };
         i64::try_from(best).unwrap_or(i64::MAX)
     }
+}
+
+/// The Unix seconds that a file of ours holds; whatever else it may hold is no time.
+pub(crate) fn kept_seconds(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 impl Keeper {

@@ -34,7 +34,7 @@ impl Record {
                 ip: port.host_ip,
                 host: port.host_port,
                 pod: port.container_port,
-                protocol: protocol_number(port.protocol),
+                protocol: port.protocol.number(),
             })
             .collect();
         Self { interface, ips, ports }
@@ -52,15 +52,6 @@ impl Record {
             },
         };
         self.ports.iter().map(port).collect()
-    }
-}
-
-/// IANA's number of the protocol.
-pub(crate) const fn protocol_number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => 6,
-        Protocol::Udp => 17,
-        Protocol::Sctp => 132,
     }
 }
 

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, Timespec, clock_settime};
 
+use crate::link::kept_seconds;
+
 /// When the image was made; Unix seconds, in the system.
 const BUILT: &str = "/etc/bramble-built";
 /// Its time of change is the last moment that this board is known to have lived in.
@@ -62,7 +64,7 @@ fn now(start: &Start, passed: Duration, told: Option<Duration>) -> Duration {
 }
 
 fn seconds(path: &Path) -> Option<Duration> {
-    fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).map(Duration::from_secs)
+    kept_seconds(path).map(Duration::from_secs)
 }
 
 #[cfg(test)]

@@ -89,6 +89,28 @@ pub enum Protocol {
     Sctp,
 }
 
+impl Protocol {
+    /// By its name in a manifest; TCP where that says nothing.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        match name {
+            "UDP" => Self::Udp,
+            "SCTP" => Self::Sctp,
+            _ => Self::Tcp,
+        }
+    }
+
+    /// IANA's number of it.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
 /// Why a pod has no network; the text ends in an event `FailedCreatePodSandBox`.
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {

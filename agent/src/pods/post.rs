@@ -36,52 +36,66 @@ const ANSWER: (Duration, Duration) = (Duration::from_secs(1), Duration::from_sec
 pub(crate) async fn statuses(
     link: Link,
     address: Address,
-    (mut newest, mut foreign): (watch::Receiver<Object>, watch::Receiver<Foreign>),
-    mut known: Object,
+    (newest, foreign): (watch::Receiver<Object>, watch::Receiver<Foreign>),
+    known: Object,
 ) {
-    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-    let mut answers = Backoff::new(ANSWER.0, ANSWER.1);
-    let mut version = 0;
-    loop {
-        let ours = tokio::select! {
-            changed = newest.changed() => changed.map(|()| true),
-            changed = foreign.changed() => changed.map(|()| false),
-        };
-        match ours {
-            Ok(true) => answers.reset(),
-            Ok(false) => {
-                let theirs = foreign.borrow_and_update().clone();
+    let answers = Backoff::new(ANSWER.0, ANSWER.1);
+    let mut poster = Poster { link, address, newest, foreign, known, version: 0, answers };
+    while poster.wait().await.is_some() && poster.bring().await.is_some() {}
+}
+
+struct Poster {
+    link: Link,
+    address: Address,
+    newest: watch::Receiver<Object>,
+    foreign: watch::Receiver<Foreign>,
+    /// What the API holds, as far as it is known here.
+    known: Object,
+    /// The version of our last one.
+    version: u64,
+    answers: Backoff,
+}
+
+impl Poster {
+    /// Until there may be something to post; none: there is nobody any more who would say so.
+    async fn wait(&mut self) -> Option<()> {
+        tokio::select! {
+            changed = self.newest.changed() => changed.ok()?,
+            changed = self.foreign.changed() => {
+                changed.ok()?;
+                let theirs = self.foreign.borrow_and_update().clone();
                 // What was written before our last one is no answer to it.
-                let Some((_, theirs)) = theirs.filter(|(theirs, _)| *theirs > version) else { continue };
-                known = theirs;
+                let Some((_, theirs)) = theirs.filter(|(version, _)| *version > self.version) else { return Some(()) };
+                self.known = theirs;
                 tokio::select! {
-                    () = tokio::time::sleep(answers.advance(crate::link::random())) => {}
-                    changed = newest.changed() => match changed {
-                        Ok(()) => answers.reset(),
-                        Err(_) => return,
-                    }
+                    () = tokio::time::sleep(self.answers.advance(crate::link::random())) => return Some(()),
+                    changed = self.newest.changed() => changed.ok()?,
                 }
             }
-            Err(_) => return,
         }
+        self.answers.reset();
+        Some(())
+    }
+
+    /// The newest, as often as it takes; none: the pod is gone.
+    async fn bring(&mut self) -> Option<()> {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         loop {
-            let wanted = newest.borrow_and_update().clone();
-            if wanted == known {
-                break;
+            let wanted = self.newest.borrow_and_update().clone();
+            if wanted == self.known {
+                return Some(());
             }
-            match post(&link, &address, Some(&known), &wanted).await {
-                Ok(written) => {
-                    version = written;
-                    known = wanted;
-                    backoff.reset();
-                    break;
+            match post(&self.link, &self.address, Some(&self.known), &wanted).await {
+                Ok(version) => {
+                    (self.known, self.version) = (wanted, version);
+                    return Some(());
                 }
-                Err(error) if error.is_not_found() || error.is_conflict() => return,
+                Err(error) if error.is_not_found() || error.is_conflict() => return None,
                 Err(error) => {
-                    warn!(pod = %address.name, namespace = %address.namespace, %error, "posting the status");
+                    warn!(pod = %self.address.name, namespace = %self.address.namespace, %error, "posting the status");
                     tokio::select! {
                         () = tokio::time::sleep(backoff.advance(crate::link::random())) => {}
-                        () = link.reconnected() => {}
+                        () = self.link.reconnected() => {}
                     }
                 }
             }
@@ -89,12 +103,8 @@ pub(crate) async fn statuses(
     }
 }
 
-pub(crate) async fn post(
-    link: &Link,
-    address: &Address,
-    known: Option<&Object>,
-    wanted: &Object,
-) -> Result<u64, LinkError> {
+/// Answers the version that it got.
+async fn post(link: &Link, address: &Address, known: Option<&Object>, wanted: &Object) -> Result<u64, LinkError> {
     let wanted = wanted.value();
     let patch = status::patch(&address.uid, known.map(Object::value).as_ref(), &wanted);
     let written = link.patch(&format!("{}/status", address.path()), PatchKind::Strategic, &patch).await?;

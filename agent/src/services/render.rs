@@ -6,7 +6,7 @@ use super::select::{Chosen, choose};
 use super::statement::{Key, Rule, Statement};
 use super::unit::Unit;
 use crate::network::Cidr;
-use crate::pods::{HostPort, Protocol};
+use crate::pods::HostPort;
 use core::net::{IpAddr, SocketAddr};
 
 /// What the table depends on beside services.
@@ -206,11 +206,7 @@ impl ServicePortRender<'_> {
 pub(crate) fn host_ports(ips: &[IpAddr], ports: &[HostPort]) -> Unit {
     let mut unit = Unit::default();
     for port in ports {
-        let protocol = match port.protocol {
-            Protocol::Tcp => 6,
-            Protocol::Udp => UDP,
-            Protocol::Sctp => 132,
-        };
+        let protocol = port.protocol.number();
         // 0.0.0.0 and :: mean every address of the board.
         let host_ip = port.host_ip.filter(|ip| !ip.is_unspecified());
         for ip in ips.iter().filter(|ip| host_ip.is_none_or(|host| host.is_ipv4() == ip.is_ipv4())) {

@@ -88,7 +88,7 @@ pub(super) fn signing_request() -> Kind {
             Column::text("Condition"),
         ],
         row: request_row,
-        fields: vec![Field { name: "spec.signerName", path: &["spec", "signerName"], instead: &[], zero: "" }],
+        fields: vec![Field::new("spec.signerName", &["spec", "signerName"])],
         subresources: vec![Subresource::Approval, Subresource::Status],
         strategy: Strategy {
             prepare_create: drop_status,

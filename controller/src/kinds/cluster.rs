@@ -184,24 +184,23 @@ fn event_columns() -> Vec<Column> {
 }
 
 pub(super) fn event() -> Kind {
-    let field = |name, path| Field { name, path, instead: &[], zero: "" };
     Kind {
         short_names: vec!["ev".into()],
         columns: event_columns(),
         row: event_row,
         fields: vec![
-            field("involvedObject.kind", &["involvedObject", "kind"]),
-            field("involvedObject.namespace", &["involvedObject", "namespace"]),
-            field("involvedObject.name", &["involvedObject", "name"]),
-            field("involvedObject.uid", &["involvedObject", "uid"]),
-            field("involvedObject.apiVersion", &["involvedObject", "apiVersion"]),
-            field("involvedObject.resourceVersion", &["involvedObject", "resourceVersion"]),
-            field("involvedObject.fieldPath", &["involvedObject", "fieldPath"]),
-            field("reason", &["reason"]),
-            field("reportingComponent", &["reportingComponent"]),
+            Field::new("involvedObject.kind", &["involvedObject", "kind"]),
+            Field::new("involvedObject.namespace", &["involvedObject", "namespace"]),
+            Field::new("involvedObject.name", &["involvedObject", "name"]),
+            Field::new("involvedObject.uid", &["involvedObject", "uid"]),
+            Field::new("involvedObject.apiVersion", &["involvedObject", "apiVersion"]),
+            Field::new("involvedObject.resourceVersion", &["involvedObject", "resourceVersion"]),
+            Field::new("involvedObject.fieldPath", &["involvedObject", "fieldPath"]),
+            Field::new("reason", &["reason"]),
+            Field::new("reportingComponent", &["reportingComponent"]),
             // Whoever writes events.k8s.io names only the controller.
-            Field { instead: &["reportingComponent"], ..field("source", &["source", "component"]) },
-            field("type", &["type"]),
+            Field { instead: &["reportingComponent"], ..Field::new("source", &["source", "component"]) },
+            Field::new("type", &["type"]),
         ],
         strategy: Strategy { create_on_update: true, validate: validate_event, ..Strategy::default() },
         persistence: Persistence::Volatile,
@@ -238,7 +237,6 @@ fn validate_event(event: &Object) -> Vec<FieldError> {
 
 /// The same events in the words of events.k8s.io.
 pub(super) fn event_in_group() -> Kind {
-    let field = |name, path| Field { name, path, instead: &[], zero: "" };
     Kind {
         row: |object, now| {
             let mut core = object.clone();
@@ -246,13 +244,13 @@ pub(super) fn event_in_group() -> Kind {
             event_row(&core, now)
         },
         fields: vec![
-            field("regarding.kind", &["involvedObject", "kind"]),
-            field("regarding.namespace", &["involvedObject", "namespace"]),
-            field("regarding.name", &["involvedObject", "name"]),
-            field("regarding.uid", &["involvedObject", "uid"]),
-            field("reason", &["reason"]),
-            field("reportingController", &["reportingComponent"]),
-            field("type", &["type"]),
+            Field::new("regarding.kind", &["involvedObject", "kind"]),
+            Field::new("regarding.namespace", &["involvedObject", "namespace"]),
+            Field::new("regarding.name", &["involvedObject", "name"]),
+            Field::new("regarding.uid", &["involvedObject", "uid"]),
+            Field::new("reason", &["reason"]),
+            Field::new("reportingController", &["reportingComponent"]),
+            Field::new("type", &["type"]),
         ],
         alias: Some(Alias { group: "", version: "v1", store: to_core, show: from_core }),
         ..Kind {

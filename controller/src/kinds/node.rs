@@ -8,7 +8,7 @@ use super::{Column, Field, Kind, Persistence, Subresource};
 use crate::object::Object;
 
 pub(super) fn kind() -> Kind {
-    let field = |name, path, zero| Field { name, path, instead: &[], zero };
+    let field = |name, path, zero| Field { zero, ..Field::new(name, path) };
     Kind {
         short_names: vec!["no".into()],
         namespaced: false,

@@ -35,7 +35,7 @@ pub(super) fn secret() -> Kind {
             let kind = object.text(&["type"]);
             vec![object.name().into(), kind.into(), count(object, &["data"]), age_of(object, now)]
         },
-        fields: vec![Field { name: "type", path: &["type"], instead: &[], zero: "" }],
+        fields: vec![Field::new("type", &["type"])],
         strategy: Strategy {
             prepare_create: complete_secret,
             prepare_update: |new, old| {
@@ -73,7 +73,7 @@ pub(super) fn namespace() -> Kind {
         namespaced: false,
         columns: vec![name(), Column::text("Status"), age()],
         row: |object, now| vec![object.name().into(), object.text(&["status", "phase"]).into(), age_of(object, now)],
-        fields: vec![Field { name: "status.phase", path: &["status", "phase"], instead: &[], zero: "" }],
+        fields: vec![Field::new("status.phase", &["status", "phase"])],
         subresources: vec![Subresource::Finalize, Subresource::Status],
         strategy: Strategy {
             prepare_create: |object| {

@@ -15,7 +15,7 @@ use crate::object::Object;
 const GRACE_S: i64 = 30;
 
 pub(super) fn kind() -> Kind {
-    let field = |name, path, zero| Field { name, path, instead: &[], zero };
+    let field = |name, path, zero| Field { zero, ..Field::new(name, path) };
     Kind {
         short_names: vec!["po".into()],
         categories: vec!["all".into()],

@@ -27,10 +27,7 @@ pub(super) fn service() -> Kind {
             Column::text("Selector").wide(),
         ],
         row: service_row,
-        fields: vec![
-            Field { name: "spec.clusterIP", path: &["spec", "clusterIP"], instead: &[], zero: "" },
-            Field { name: "spec.type", path: &["spec", "type"], instead: &[], zero: "" },
-        ],
+        fields: vec![Field::new("spec.clusterIP", &["spec", "clusterIP"]), Field::new("spec.type", &["spec", "type"])],
         subresources: vec![Subresource::Proxy, Subresource::Status],
         strategy: Strategy {
             prepare_create: |service| {

@@ -11,7 +11,7 @@ use crate::schema::field_error::{FieldError, Path};
 use crate::schema::selector::{LabelSelector, validate_label_selector};
 
 const SUBRESOURCES: [Subresource; 2] = [Subresource::Scale, Subresource::Status];
-const REPLICAS: Field = Field { name: "status.replicas", path: &["status", "replicas"], instead: &[], zero: "0" };
+const REPLICAS: Field = Field { zero: "0", ..Field::new("status.replicas", &["status", "replicas"]) };
 
 fn strategy() -> Strategy {
     Strategy {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::kinds::Kind;
+use crate::kinds::{Field, Kind};
 use crate::registry::pluck::pluck;
 use crate::registry::status::{Answer, ApiError};
 use crate::schema::selector::{FieldSelector, LabelSelector};
@@ -16,16 +16,14 @@ pub struct Filter {
 
 #[derive(Clone, Debug)]
 struct Condition {
-    path: &'static [&'static str],
-    instead: &'static [&'static str],
-    zero: &'static str,
+    field: Field,
     value: String,
     equal: bool,
 }
 
 const LABELS: &[&str] = &["metadata", "labels"];
-const NAME: &[&str] = &["metadata", "name"];
-const NAMESPACE: &[&str] = &["metadata", "namespace"];
+const NAME: Field = Field::new("metadata.name", &["metadata", "name"]);
+const NAMESPACE: Field = Field::new("metadata.namespace", &["metadata", "namespace"]);
 
 impl Filter {
     /// Parses both selectors; a field that the kind cannot be selected by is a bad request.
@@ -34,17 +32,11 @@ impl Filter {
             .map_err(|error| ApiError::bad_request(format!("unable to parse requirement: {error}")))?;
         let fields = FieldSelector::parse(fields).map_err(|error| ApiError::bad_request(error.to_string()))?;
         let conditions = fields.requirements.into_iter().map(|requirement| {
-            let (path, instead, zero): (_, &[&str], _) = match requirement.field.as_str() {
-                "metadata.name" => (NAME, &[], ""),
-                "metadata.namespace" if kind.namespaced => (NAMESPACE, &[], ""),
-                other => kind
-                    .fields
-                    .iter()
-                    .find(|field| field.name == other)
-                    .map(|field| (field.path, field.instead, field.zero))
-                    .ok_or_else(|| unknown_field(kind, other))?,
-            };
-            Ok(Condition { path, instead, zero, value: requirement.value, equal: requirement.equal })
+            let known =
+                [NAME].into_iter().chain(kind.namespaced.then_some(NAMESPACE)).chain(kind.fields.iter().copied());
+            let field = known.into_iter().find(|field| field.name == requirement.field);
+            let field = field.ok_or_else(|| unknown_field(kind, &requirement.field))?;
+            Ok(Condition { field, value: requirement.value, equal: requirement.equal })
         });
         Ok(Self { labels, conditions: conditions.collect::<Answer<_>>()? })
     }
@@ -56,12 +48,12 @@ impl Filter {
 
     /// The one name that it wants: a list of it is a get.
     pub fn name(&self) -> Option<&str> {
-        self.conditions.iter().find(|c| c.equal && c.path == NAME).map(|c| c.value.as_str())
+        self.conditions.iter().find(|c| c.equal && c.field.path == NAME.path).map(|c| c.value.as_str())
     }
 
     /// The one namespace that it wants.
     pub fn namespace(&self) -> Option<&str> {
-        self.conditions.iter().find(|c| c.equal && c.path == NAMESPACE).map(|c| c.value.as_str())
+        self.conditions.iter().find(|c| c.equal && c.field.path == NAMESPACE.path).map(|c| c.value.as_str())
     }
 
     /// Does it want the object in this JSON?
@@ -69,36 +61,33 @@ impl Filter {
         if self.is_everything() {
             return Ok(true);
         }
-        let paths: Vec<&[&str]> = std::iter::once(LABELS)
-            .chain(self.conditions.iter().map(|condition| condition.path))
-            .chain(self.conditions.iter().map(|one| if one.instead.is_empty() { one.path } else { one.instead }))
-            .collect();
+        let places = self.conditions.iter().flat_map(|condition| condition.field.places());
+        let paths: Vec<&[&str]> = std::iter::once(LABELS).chain(places).collect();
         let found = pluck(json, &paths).map_err(ApiError::internal)?;
         let (labels, values) = found.split_first().expect("labels are always asked for");
         let none = Map::new();
         let labels = labels.as_ref().and_then(Value::as_object).unwrap_or(&none);
-        let (values, others) = values.split_at(self.conditions.len());
-        let mut all = self.conditions.iter().zip(values.iter().zip(others));
-        Ok(self.labels.matches(labels) && all.all(|(c, (value, other))| c.holds(c.found(value, other))))
+        let mut found = self.conditions.iter().zip(values.chunks(Field::PLACES));
+        let holds =
+            found.all(|(condition, values)| condition.holds(values.iter().flatten().find(|value| !is_empty(value))));
+        Ok(holds && self.labels.matches(labels))
     }
 }
 
 impl Condition {
-    fn found<'a>(&self, value: &'a Option<Value>, other: &'a Option<Value>) -> Option<&'a Value> {
-        let is_empty = |value: &Value| value.as_str().is_some_and(str::is_empty) || value.is_null();
-        let value = value.as_ref().filter(|value| self.instead.is_empty() || !is_empty(value));
-        value.or(other.as_ref().filter(|_| !self.instead.is_empty()))
-    }
-
     fn holds(&self, value: Option<&Value>) -> bool {
         let same = match value {
             Some(Value::String(text)) => *text == self.value,
-            None | Some(Value::Null) => self.zero == self.value,
+            None => self.field.zero == self.value,
             Some(Value::Bool(flag)) => (if *flag { "true" } else { "false" }) == self.value,
             Some(other) => other.as_i64().is_some_and(|number| self.value.parse() == Ok(number)),
         };
         same == self.equal
     }
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.is_null() || value == ""
 }
 
 fn unknown_field(kind: &Kind, field: &str) -> ApiError {
@@ -113,10 +102,9 @@ fn unknown_field(kind: &Kind, field: &str) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::Field;
 
     fn pods() -> Kind {
-        let node = Field { name: "spec.nodeName", path: &["spec", "nodeName"], instead: &[], zero: "" };
+        let node = Field::new("spec.nodeName", &["spec", "nodeName"]);
         Kind { fields: vec![node], ..Kind::new("", "v1", "Pod", "pods") }
     }
 
@@ -140,7 +128,7 @@ mod tests {
 
     #[test]
     fn an_empty_field_may_be_found_elsewhere() {
-        let source = Field { name: "source", path: &["source", "component"], instead: &["reporter"], zero: "" };
+        let source = Field { instead: &["reporter"], ..Field::new("source", &["source", "component"]) };
         let kind = Kind { fields: vec![source], ..Kind::new("", "v1", "Event", "events") };
         let filter = Filter::parse(&kind, "", "source=a").unwrap();
         for (json, wanted) in [

@@ -272,6 +272,7 @@ fn localhost_seccomp() {
     let script = "mkdir /tmp/x; echo $?; unshare -u true; echo $?";
     let security = Security { seccomp: Seccomp::Localhost(profile), ..Security::default() };
     let said = board.says(&sandbox, &secure(board.config(script), security));
+    // The C library's words for the 38 (ENOSYS) that the profile answers with.
     assert!(said.contains("Function not implemented"), "{said}");
     let security = Security { seccomp: Seccomp::Unconfined, ..Security::default() };
     let said = board.says(&sandbox, &secure(board.config("grep Seccomp: /proc/self/status"), security));

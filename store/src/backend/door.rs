@@ -86,9 +86,9 @@ impl Limits {
         self.grown() && self.written() + bytes > self.room_until.load(Ordering::Relaxed)
     }
 
-    /// Whether a file of which so much is used could not grow again as far as it is now, once its end is cut off.
+    /// Whether a file of its final length, of which so much is used, could not grow again as far once its end is cut off.
     pub(super) fn must_keep_len(&self, used: u64) -> bool {
-        self.grown() && used > self.bytes_max / 8 * 3
+        used > self.bytes_max / 8 * 3
     }
 
     fn check_open(&self) -> io::Result<()> {

@@ -154,6 +154,7 @@ impl RedbBacking {
         }
     }
 
+    /// Closes the file; a nearly full one as it is, since redb would cut off what is kept for deletes.
     fn let_go(&mut self) {
         let keep_len = self.limits.grown() && self.used().is_ok_and(|used| self.limits.must_keep_len(used));
         self.limits.letting_go.store(keep_len, Ordering::Relaxed);
@@ -259,7 +260,7 @@ impl RedbBacking {
     }
 
     fn write_checked(&mut self, commit: &Commit, held: Option<Held>) -> Result<bool, BackingError> {
-        let bytes = dirtied_bytes(commit);
+        let bytes = bytes_to_write(commit);
         if self.limits.wants_look(bytes) {
             self.limits.looked(self.used()?);
         }
@@ -328,7 +329,7 @@ impl RedbBacking {
 }
 
 /// What a commit writes, at about the most: its records, a page around each, and half as much for pages above them.
-fn dirtied_bytes(commit: &Commit) -> u64 {
+fn bytes_to_write(commit: &Commit) -> u64 {
     let records: u64 = commit.records.values().flatten().map(|raw| raw.len() as u64 + RECORD_DIRTIES_BYTES).sum();
     records + records / 2
 }
@@ -406,12 +407,6 @@ fn fill(transaction: &WriteTransaction, commit: &Commit, held: Option<Held>) -> 
     Ok(())
 }
 
-impl Drop for RedbBacking {
-    fn drop(&mut self) {
-        self.let_go();
-    }
-}
-
 fn meta_table(db: &Database) -> Result<Box<ReadOnlyTable<&'static str, &'static [u8]>>, Error> {
     Ok(Box::new(db.begin_read()?.open_table(META)?))
 }
@@ -434,6 +429,12 @@ fn plain(error: Error) -> BackingError {
 
 fn failed(limits: &Limits, error: Error) -> BackingError {
     if limits.refused.swap(false, Ordering::Relaxed) { BackingError::Full } else { plain(error) }
+}
+
+impl Drop for RedbBacking {
+    fn drop(&mut self) {
+        self.let_go();
+    }
 }
 
 impl Backing for RedbBacking {

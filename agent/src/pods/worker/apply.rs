@@ -466,11 +466,6 @@ fn former_ips(pod: &super::Pod) -> Vec<IpAddr> {
 fn net_request(pod: &super::Pod) -> PodNetRequest {
     let meta = &pod.metadata;
     let ports = || pod.all_containers().flat_map(|(_, container)| &container.ports);
-    let protocol = |text: &str| match text {
-        "UDP" => Protocol::Udp,
-        "SCTP" => Protocol::Sctp,
-        _ => Protocol::Tcp,
-    };
     let bits = |key: &str| {
         let text = meta.annotations.get(key)?;
         let units = super::super::quantity::units(&serde_json::Value::String(text.clone()))?;
@@ -486,7 +481,7 @@ fn net_request(pod: &super::Pod) -> PodNetRequest {
             .filter(|port| !port.name.is_empty())
             .map(|port| NamedPort {
                 name: port.name.clone(),
-                protocol: protocol(&port.protocol),
+                protocol: Protocol::named(&port.protocol),
                 port: port.container_port,
             })
             .collect(),
@@ -496,7 +491,7 @@ fn net_request(pod: &super::Pod) -> PodNetRequest {
                 host_ip: port.host_ip.parse().ok(),
                 host_port: port.host_port,
                 container_port: port.container_port,
-                protocol: protocol(&port.protocol),
+                protocol: Protocol::named(&port.protocol),
             })
             .collect(),
         ingress_bits_per_second: bits("kubernetes.io/ingress-bandwidth"),

@@ -224,6 +224,27 @@ fn deleted(object: &Value, grace_s: i64) -> Message {
     Message::Desired(Object::from(&object))
 }
 
+/// The node controller calls pods unready while it does not hear of their board.
+#[tokio::test]
+async fn a_status_that_others_wrote_over_is_told_again() {
+    let world = World::new("foreign", FakeRuntime::default());
+    let mut object = object(json!({}));
+    let handle = world.pod(&object);
+    world.until(&handle, |world| world.phase() == "Running").await;
+    let (told, mut status) = {
+        let api = world.api.lock().unwrap();
+        (api.statuses.len(), api.statuses.last().unwrap().clone())
+    };
+    let ready = status["conditions"].as_array_mut().unwrap().iter_mut().find(|one| one["type"] == "Ready").unwrap();
+    assert_eq!((&ready["status"], &ready["reason"]), (&json!("True"), &Value::Null));
+    ready["status"] = json!("False");
+    (object["metadata"]["resourceVersion"], object["status"]) = (json!("9"), status);
+    handle.sender.send(Message::Desired(Object::from(&object))).await.unwrap();
+    world.until(&handle, |world| world.api.lock().unwrap().statuses.len() > told).await;
+    let api = world.api.lock().unwrap();
+    assert_eq!(super::post::is_ready(api.statuses.last().unwrap()), Some(&json!("True")));
+}
+
 #[tokio::test]
 async fn a_pod_comes_up_and_goes_without_a_trace() {
     let world = World::new("life", FakeRuntime::default());

@@ -88,11 +88,7 @@ fn list(value: &Value) -> impl Iterator<Item = &Value> {
 }
 
 fn protocol(value: &Value) -> u8 {
-    match value.as_str() {
-        Some("UDP") => 17,
-        Some("SCTP") => 132,
-        _ => 6,
-    }
+    Protocol::named(value.as_str().unwrap_or_default()).number()
 }
 
 fn number(value: &Value) -> Option<u16> {
@@ -181,16 +177,9 @@ impl Pod {
             local: spec["nodeName"] == node_name,
         })
     }
-}
 
-impl Pod {
     /// One of this board, before the API server knows its addresses.
     pub(super) fn local(pod: &PodNetRequest, ips: &[IpAddr]) -> Self {
-        let protocol = |protocol| match protocol {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
-            Protocol::Sctp => 132,
-        };
         Self {
             namespace: pod.namespace.as_str().into(),
             labels: pod.labels.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect(),
@@ -198,7 +187,7 @@ impl Pod {
             ports: pod
                 .ports
                 .iter()
-                .map(|port| (port.name.as_str().into(), protocol(port.protocol), port.port))
+                .map(|port| (port.name.as_str().into(), port.protocol.number(), port.port))
                 .collect(),
             local: true,
         }

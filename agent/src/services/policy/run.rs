@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::known::Policies;
 use super::model::{Model, Pod, Policy, kept_namespace, kept_pod, kept_policy};
-use super::selector::{Labels, labels};
-use crate::checkpoint::{Checkpoint, Collection};
+use super::selector::labels;
+use crate::checkpoint::{Checkpoint, Collection, Kept};
 use crate::link::{Delta, Interest, Link, Object, Reflection};
 
 /// Changes of pods come in bursts.
@@ -21,15 +21,8 @@ const KNOWN: &str = "policies";
 
 /// For ever.
 pub(crate) async fn run(link: Link, policies: Policies, node_name: String, checkpoint: Option<Checkpoint>) {
-    let mut task = Task {
-        kept: checkpoint.as_ref().map(Checkpoint::share),
-        followed: Followed::new(POLICIES, &link, checkpoint.as_ref()),
-        peers: None,
-        link,
-        policies,
-        node_name,
-        checkpoint,
-    };
+    let followed = Followed::new(POLICIES, &link, checkpoint.as_ref());
+    let mut task = Task { link, policies, node_name, checkpoint, followed, peers: None };
     task.recall().await;
     let mut due: Option<Instant> = None;
     loop {
@@ -44,8 +37,9 @@ pub(crate) async fn run(link: Link, policies: Policies, node_name: String, check
         };
         let changed = task.take(heard).await;
         task.follow_peers().await;
-        if changed && task.is_synced() {
-            due = due.or(Some(Instant::now() + SETTLE));
+        if task.is_synced() {
+            task.tell_known().await;
+            due = due.or(changed.then(|| Instant::now() + SETTLE));
         }
     }
 }
@@ -61,33 +55,27 @@ struct Task {
     policies: Policies,
     node_name: String,
     checkpoint: Option<Checkpoint>,
-    kept: Option<Checkpoint>,
-    followed: Followed<Policy>,
-    /// Followed only while there is a policy.
-    peers: Option<(Followed<Labels>, Followed<Pod>)>,
+    followed: Followed,
+    /// Namespaces and pods, followed only while there is a policy.
+    peers: Option<(Followed, Followed)>,
 }
 
 impl Task {
     /// What an earlier run knew. Pods of this board have other addresses since; whoever connects them tells.
     async fn recall(&mut self) {
-        let Some(checkpoint) = &self.kept else { return };
+        let Some(checkpoint) = &self.checkpoint else { return };
         if !checkpoint.noted(KNOWN).await {
             return;
         }
-        let mut model = Model::default();
-        recall(POLICIES, checkpoint, &mut model.policies, Policy::parse).await;
-        recall(NAMESPACES, checkpoint, &mut model.namespaces, |object| Some(labels(object))).await;
-        recall(PODS, checkpoint, &mut model.pods, |object| Pod::parse(object, &self.node_name)).await;
-        model.pods.retain(|_, pod| !pod.local);
-        let count = model.policies.len();
-        self.policies.change(|known| {
-            model.locals = std::mem::take(&mut known.locals);
-            *known = model;
-        });
-        self.policies.set_known();
-        if count > 0 {
-            tracing::info!(policies = count, "known from the checkpoint");
+        let policies = recalled(POLICIES, checkpoint, Policy::parse).await;
+        let namespaces = recalled(NAMESPACES, checkpoint, |object| Some(labels(object))).await;
+        let mut pods = recalled(PODS, checkpoint, |object| Pod::parse(object, &self.node_name)).await;
+        pods.retain(|_, pod| !pod.local);
+        if !policies.is_empty() {
+            tracing::info!(policies = policies.len(), "known from the checkpoint");
         }
+        self.policies.change(|model| (model.policies, model.namespaces, model.pods) = (policies, namespaces, pods));
+        self.policies.set_known();
     }
 
     /// Loses nothing when it is dropped.
@@ -121,27 +109,32 @@ impl Task {
     /// Pods and namespaces are asked for when there is a policy, and no more when there is none.
     async fn follow_peers(&mut self) {
         let none = self.policies.change(|model| model.policies.is_empty());
-        if self.followed.synced && none && self.peers.take().is_some() {
+        if !none && self.peers.is_none() {
+            let follow = |source| Followed::new(source, &self.link, self.checkpoint.as_ref());
+            self.peers = Some((follow(NAMESPACES), follow(PODS)));
+        } else if none
+            && self.followed.synced
+            && let Some((namespaces, pods)) = self.peers.take()
+        {
             self.policies.change(|model| (model.namespaces, model.pods) = Default::default());
-            if let Some(kept) = &mut self.kept {
-                kept.keep_only(NAMESPACES.of, &BTreeSet::new()).await;
-                kept.keep_only(PODS.of, &BTreeSet::new()).await;
-            }
-        } else if !none && self.peers.is_none() {
-            let checkpoint = self.checkpoint.as_ref();
-            let namespaces = Followed::new(NAMESPACES, &self.link, checkpoint);
-            self.peers = Some((namespaces, Followed::new(PODS, &self.link, checkpoint)));
-        }
-        if self.is_synced() && !self.policies.is_known() {
-            self.policies.set_known();
-            if let Some(kept) = &mut self.kept {
-                kept.note(KNOWN).await;
-            }
+            namespaces.kept.clear().await;
+            pods.kept.clear().await;
         }
     }
 
     fn is_synced(&self) -> bool {
         self.followed.synced && self.peers.as_ref().is_none_or(|(namespaces, pods)| namespaces.synced && pods.synced)
+    }
+
+    /// Once.
+    async fn tell_known(&mut self) {
+        if self.policies.is_known() {
+            return;
+        }
+        self.policies.set_known();
+        if let Some(checkpoint) = &mut self.checkpoint {
+            checkpoint.note(KNOWN).await;
+        }
     }
 }
 
@@ -150,111 +143,99 @@ impl Task {
 struct Source {
     path: &'static str,
     of: Collection,
-    kept: fn(&Value) -> Value,
+    shorten: fn(&Value) -> Value,
 }
 
-const POLICIES: Source =
-    Source { path: "/apis/networking.k8s.io/v1/networkpolicies", of: Collection::NetworkPolicies, kept: kept_policy };
-const NAMESPACES: Source = Source { path: "/api/v1/namespaces", of: Collection::Namespaces, kept: kept_namespace };
-const PODS: Source = Source { path: "/api/v1/pods", of: Collection::PolicyPods, kept: kept_pod };
+const POLICIES: Source = Source {
+    path: "/apis/networking.k8s.io/v1/networkpolicies",
+    of: Collection::NetworkPolicies,
+    shorten: kept_policy,
+};
+const NAMESPACES: Source = Source { path: "/api/v1/namespaces", of: Collection::Namespaces, shorten: kept_namespace };
+const PODS: Source = Source { path: "/api/v1/pods", of: Collection::PolicyPods, shorten: kept_pod };
 
 fn key(object: &Object) -> String {
     let identity = object.identity();
     if identity.namespace.is_empty() { identity.name } else { format!("{}/{}", identity.namespace, identity.name) }
 }
 
-async fn recall<T>(
+async fn recalled<T>(
     source: Source,
     checkpoint: &Checkpoint,
-    known: &mut BTreeMap<String, T>,
     parse: impl Fn(&Value) -> Option<T>,
-) {
+) -> BTreeMap<String, T> {
     let objects = checkpoint.collection(source.of).await;
-    known.extend(objects.iter().filter_map(|object| Some((key(object), parse(&object.value())?))));
+    objects.iter().filter_map(|object| Some((key(object), parse(&object.value())?))).collect()
 }
 
 /// A collection that is followed.
-struct Followed<T> {
+struct Followed {
     source: Source,
     reflection: Reflection,
-    checkpoint: Option<Checkpoint>,
-    /// What a list that runs has named so far, by our key and by the checkpoint's.
-    listed: Option<(BTreeSet<String>, BTreeSet<String>)>,
+    kept: Kept,
+    /// What a list that runs has named so far.
+    listed: Option<BTreeSet<String>>,
     /// A list was read to its end.
     synced: bool,
-    of: std::marker::PhantomData<T>,
 }
 
-impl<T: PartialEq> Followed<T> {
+impl Followed {
     fn new(source: Source, link: &Link, checkpoint: Option<&Checkpoint>) -> Self {
-        Self {
-            source,
-            reflection: link.reflect(Interest::all(source.path)),
-            checkpoint: checkpoint.map(Checkpoint::share),
-            listed: None,
-            synced: false,
-            of: std::marker::PhantomData,
-        }
+        let (reflection, kept) = (link.reflect(Interest::all(source.path)), Kept::new(source.of, checkpoint));
+        Self { source, reflection, kept, listed: None, synced: false }
     }
 
     /// Takes a change in; whether it is one for us.
-    async fn take(
+    async fn take<T: PartialEq>(
         &mut self,
-        delta: Delta,
+        mut delta: Delta,
         policies: &Policies,
         place: impl Fn(&mut Model) -> &mut BTreeMap<String, T>,
         parse: impl FnOnce(&Value) -> Option<T>,
     ) -> bool {
-        match delta {
+        let mut value = Value::Null;
+        let changed = match &delta {
             Delta::Restarted => {
-                self.listed = Some(Default::default());
+                self.listed = Some(BTreeSet::new());
                 false
             }
             Delta::Synced => {
-                let (listed, kept) = self.listed.take().unwrap_or_default();
+                let listed = self.listed.take().unwrap_or_default();
                 policies.change(|model| place(model).retain(|key, _| listed.contains(key)));
-                if let Some(checkpoint) = &mut self.checkpoint {
-                    checkpoint.keep_only(self.source.of, &kept).await;
-                }
                 self.synced = true;
                 true
             }
-            Delta::Deleted(object) => self.lose(&object, policies, place).await,
+            Delta::Deleted(object) => policies.change(|model| place(model).remove(&key(object)).is_some()),
             Delta::Applied(object) => {
-                let (key, value) = (key(&object), object.value());
-                let Some(new) = parse(&value) else { return self.lose(&object, policies, place).await };
-                if let Some((listed, kept)) = &mut self.listed {
-                    kept.insert(self.source.of.key(&object));
-                    listed.insert(key.clone());
+                let key = key(object);
+                value = object.value();
+                match parse(&value) {
+                    Some(new) => {
+                        if let Some(listed) = &mut self.listed {
+                            listed.insert(key.clone());
+                        }
+                        policies.change(|model| {
+                            let known = place(model);
+                            known.get(&key) != Some(&new) && {
+                                known.insert(key, new);
+                                true
+                            }
+                        })
+                    }
+                    // Policies have no more to do with it.
+                    None => {
+                        delta = Delta::Deleted(object.clone());
+                        policies.change(|model| place(model).remove(&key).is_some())
+                    }
                 }
-                let changed = policies.change(|model| {
-                    let changed = place(model).get(&key) != Some(&new);
-                    place(model).insert(key, new);
-                    changed
-                });
-                if let Some(checkpoint) = self.checkpoint.as_mut().filter(|_| changed) {
-                    checkpoint.keep(self.source.of, &Object::from(&(self.source.kept)(&value))).await;
-                }
-                changed
             }
-        }
-    }
-
-    async fn lose(
-        &mut self,
-        object: &Object,
-        policies: &Policies,
-        place: impl Fn(&mut Model) -> &mut BTreeMap<String, T>,
-    ) -> bool {
-        let known = policies.change(|model| place(model).remove(&key(object)).is_some());
-        if let Some(checkpoint) = self.checkpoint.as_mut().filter(|_| known) {
-            checkpoint.lose(self.source.of, object).await;
-        }
-        known
+        };
+        self.kept.take(&delta, |_| Object::from(&(self.source.shorten)(&value))).await;
+        changed
     }
 }
 
-async fn next<T>(followed: Option<&mut Followed<T>>) -> Delta {
+async fn next(followed: Option<&mut Followed>) -> Delta {
     match followed {
         Some(followed) => followed.reflection.next().await,
         None => std::future::pending().await,

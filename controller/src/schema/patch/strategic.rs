@@ -69,14 +69,8 @@ fn merge_map(
         .collect();
     for (name, value) in values {
         let field = kind.and_then(|kind| kind.field(&name));
-        let known = target.get(&name).and_then(Value::as_array).cloned().filter(|_| !orders.contains_key(&name));
-        let listed = value.as_array().cloned().unwrap_or_default();
-        merge_value(field, target, name.clone(), value)?;
-        if let (Some(known), Some(Value::Array(items)), Some(field)) = (known, target.get_mut(&name), field)
-            && field.patch_merges()
-        {
-            order_as_listed(field.merge_key(), items, &listed, known);
-        }
+        let ordered = orders.contains_key(&name);
+        merge_value(field, target, name, value, ordered)?;
     }
     for (name, length) in lengths {
         let field = kind.and_then(|kind| kind.field(&name));
@@ -107,6 +101,8 @@ fn merge_value(
     target: &mut Map<String, Value>,
     name: String,
     patch: Value,
+    // The patch says how the whole list is ordered.
+    ordered: bool,
 ) -> Result<(), PatchError> {
     let inner = field.and_then(element_type);
     match (target.get_mut(&name), patch) {
@@ -127,12 +123,21 @@ fn merge_value(
             }
         }
         (Some(Value::Array(present)), Value::Array(patch)) if field.is_some_and(Field::patch_merges) => {
-            match field.and_then(Field::merge_key) {
+            let key = field.and_then(Field::merge_key);
+            let listed: Vec<Value> =
+                patch.iter().filter(|item| item.get(PATCH).is_none()).map(identity_by(key)).collect();
+            let replaced = patch.iter().any(|item| item.get(PATCH) == Some(&Value::from("replace")));
+            let before = match key {
                 Some(key) => merge_list(inner, key, present, patch)?,
-                None => present.extend(patch),
-            }
-            if field.and_then(Field::merge_key).is_none() {
-                dedupe(present);
+                None => {
+                    let before = present.clone();
+                    present.extend(patch);
+                    dedupe(present);
+                    before
+                }
+            };
+            if !ordered && !replaced {
+                reorder(key, present, &listed, &before);
             }
         }
         (Some(_), Value::Array(patch)) | (None, Value::Array(patch)) => {
@@ -213,7 +218,13 @@ fn dedupe(items: &mut Vec<Value>) {
     *items = seen;
 }
 
-fn merge_list(inner: Option<TypeId>, key: &str, target: &mut Vec<Value>, patch: Vec<Value>) -> Result<(), PatchError> {
+/// Answers the identities of what was there and was not deleted.
+fn merge_list(
+    inner: Option<TypeId>,
+    key: &str,
+    target: &mut Vec<Value>,
+    patch: Vec<Value>,
+) -> Result<Vec<Value>, PatchError> {
     let mut plain = Vec::new();
     for item in patch {
         let Value::Object(item) = item else {
@@ -235,6 +246,7 @@ fn merge_list(inner: Option<TypeId>, key: &str, target: &mut Vec<Value>, patch: 
             }
         }
     }
+    let before = target.iter().map(identity_by(Some(key))).collect();
     for item in plain {
         let wanted = item.get(key).ok_or_else(|| no_key(&item, key))?;
         match target.iter_mut().find(|present| present.get(key) == Some(wanted)) {
@@ -242,7 +254,12 @@ fn merge_list(inner: Option<TypeId>, key: &str, target: &mut Vec<Value>, patch: 
             _ => target.push(Value::Object(cleaned(inner, item)?)),
         }
     }
-    Ok(())
+    Ok(before)
+}
+
+/// What tells an item of a list from the others: the value of its key, or itself.
+fn identity_by(key: Option<&str>) -> impl Fn(&Value) -> Value {
+    move |item| key.and_then(|key| item.get(key)).unwrap_or(item).clone()
 }
 
 fn no_key(item: &Map<String, Value>, key: &str) -> PatchError {
@@ -256,25 +273,12 @@ fn no_key(item: &Map<String, Value>, key: &str) -> PatchError {
     PatchError::Unprocessable(format!("map: map[{}] does not contain declared merge key: {key}", shown.join(" ")))
 }
 
-/// Without an order in the patch its own items are one: what is new goes before what the server has.
-fn order_as_listed(key: Option<&str>, items: &mut Vec<Value>, listed: &[Value], mut known: Vec<Value>) {
-    let is_special = |item: &Value| item.get(PATCH).is_some();
-    if listed.iter().any(|item| item.get(PATCH) == Some(&Value::from("replace"))) {
-        return;
-    }
-    let (special, plain): (Vec<&Value>, Vec<&Value>) = listed.iter().partition(|item| is_special(item));
-    let plain: Vec<Value> = plain.into_iter().cloned().collect();
-    // What the patch deleted and lists anew is new.
-    known.retain(|item| !special.iter().any(|gone| key.is_some_and(|key| gone.get(key) == item.get(key))));
-    reorder(key, items, &plain, &known);
-}
-
 /// Puts the items that the patch lists in its order; an item that only the server has goes before the first of them
-/// that it preceded on the server (`before`), else behind all.
+/// that it preceded on the server (`before`), else behind all. A patch that says no order lists what it has itself.
 fn reorder(key: Option<&str>, items: &mut Vec<Value>, order: &[Value], before: &[Value]) {
-    let identity = |item: &Value| key.and_then(|key| item.get(key)).unwrap_or(item).clone();
-    let order: Vec<Value> = order.iter().map(identity).collect();
-    let before: Vec<Value> = before.iter().map(identity).collect();
+    let identity = identity_by(key);
+    let order: Vec<Value> = order.iter().map(&identity).collect();
+    let before: Vec<Value> = before.iter().map(&identity).collect();
     let rank = |list: &[Value], item: &Value| list.iter().position(|id| *id == identity(item));
     let (mut listed, mut own): (Vec<Value>, Vec<Value>) =
         items.drain(..).partition(|item| rank(&order, item).is_some());
