@@ -2,10 +2,11 @@
 
 use std::sync::Mutex;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::query::Query;
 use super::{Api, Body, Request, answer};
+use crate::kinds::Kinds;
 use crate::registry::status::{Answer, ApiError};
 
 /// The version that clients are told: the Kubernetes release whose API is spoken.
@@ -32,85 +33,62 @@ impl Readiness {
     }
 }
 
+/// Beside the groups' own, the paths that `/` names.
+const PATHS: [&str; 9] =
+    ["/api", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
+
 /// Answers what is no API resource.
 pub(super) fn answer(api: &Api, request: &Request) -> Answer<http::Response<Body>> {
-    let query = &request.query;
+    let json = |document: Value| Ok(answer::response(200, "application/json", document.to_string()));
+    let kinds = || api.registry.kinds();
+    let tokens = || Ok(api.authenticator.as_ref().ok_or_else(ApiError::no_such_path)?.tokens());
     match request.path.trim_end_matches('/') {
-        "/version" => {
-            let version = json!({"major": "1", "minor": "35", "gitVersion": GIT_VERSION, "gitCommit": "",
-                "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
-                "platform": format!("linux/{}", go_architecture())});
-            Ok(answer::response(200, "application/json", format!("{version:#}")))
-        }
-        checked if let Some((place, check)) = place_of(checked) => {
-            let mut checks = vec![("ping", true)];
-            if place == "readyz" {
-                checks.extend(api.readiness.all());
-            }
-            match check {
-                None => Ok(report(place, &checks, query)),
-                Some(check) => {
-                    checks.retain(|(own, _)| *own == check);
-                    let (_, passes) = checks.pop().ok_or_else(ApiError::no_such_path)?;
-                    Ok(report_one(passes))
-                }
-            }
-        }
+        "" => json(json!({"paths": paths(&kinds())})),
+        "/version" => Ok(answer::response(200, "application/json", format!("{:#}", version()))),
         "/metrics" => Ok(answer::response(200, "text/plain; version=0.0.4", metrics(api))),
-        "/openid/v1/jwks" => match &api.authenticator {
-            Some(authenticator) => {
-                Ok(answer::response(200, "application/jwk-set+json", authenticator.tokens().jwks().to_string()))
-            }
-            None => Err(ApiError::no_such_path()),
-        },
-        "/.well-known/openid-configuration" => match &api.authenticator {
-            Some(authenticator) => {
-                let document = authenticator.tokens().discovery(api.advertised);
-                Ok(answer::response(200, "application/json", document.to_string()))
-            }
-            None => Err(ApiError::no_such_path()),
-        },
+        "/openid/v1/jwks" => Ok(answer::response(200, "application/jwk-set+json", tokens()?.jwks().to_string())),
+        "/.well-known/openid-configuration" => json(tokens()?.discovery(api.advertised)),
         "/openapi/v2" if request.header(http::header::ACCEPT).contains("protobuf") => {
-            let document = super::openapi::v2_protobuf(&api.registry.kinds());
+            let document = super::openapi::v2_protobuf(&kinds());
             Ok(answer::response(200, crate::schema::openapi::v2::CONTENT_TYPE, document))
         }
-        "/openapi/v2" => Ok(answer::response(200, "application/json", super::openapi::v2_json().to_string())),
-        "/openapi/v3" => {
-            let index = super::openapi::index(&api.registry.kinds());
-            Ok(answer::response(200, "application/json", index.to_string()))
-        }
-        other if other.starts_with("/openapi/v3/") => {
-            let path = other.trim_start_matches("/openapi/v3/");
-            Ok(answer::response(200, "application/json", super::openapi::document(&api.registry.kinds(), path)?))
-        }
-        "" => {
-            let kinds = api.registry.kinds();
-            let groups = kinds.groups().into_iter().flat_map(|(group, versions)| {
-                versions.into_iter().map(move |version| match group {
-                    "" => format!("/api/{version}"),
-                    _ => format!("/apis/{group}/{version}"),
-                })
-            });
-            let mut paths: Vec<String> = groups.collect();
-            paths.extend(
-                [
-                    "/api",
-                    "/apis",
-                    "/healthz",
-                    "/livez",
-                    "/metrics",
-                    "/openapi/v2",
-                    "/openapi/v3",
-                    "/readyz",
-                    "/version",
-                ]
-                .map(str::to_owned),
-            );
-            paths.sort();
-            Ok(answer::response(200, "application/json", json!({"paths": paths}).to_string()))
-        }
-        _ => Err(ApiError::no_such_path()),
+        "/openapi/v2" => json(super::openapi::v2_json()),
+        "/openapi/v3" => json(super::openapi::index(&kinds())),
+        other => match (other.strip_prefix("/openapi/v3/"), place_of(other)) {
+            (Some(path), _) => Ok(answer::response(200, "application/json", super::openapi::document(&kinds(), path)?)),
+            (None, Some((place, check))) => health(api, place, check, &request.query),
+            (None, None) => Err(ApiError::no_such_path()),
+        },
     }
+}
+
+fn version() -> Value {
+    json!({"major": "1", "minor": "35", "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z", "goVersion": "none", "compiler": "rustc",
+        "platform": format!("linux/{}", go_architecture())})
+}
+
+fn paths(kinds: &Kinds) -> Vec<String> {
+    let of_groups = kinds.groups().into_iter().flat_map(|(group, versions)| {
+        versions.into_iter().map(move |version| match group {
+            "" => format!("/api/{version}"),
+            _ => format!("/apis/{group}/{version}"),
+        })
+    });
+    let mut paths: Vec<String> = of_groups.chain(PATHS.map(str::to_owned)).collect();
+    paths.sort();
+    paths
+}
+
+/// All checks of a place, or one.
+fn health(api: &Api, place: &str, check: Option<&str>, query: &Query) -> Answer<http::Response<Body>> {
+    let mut checks = vec![("ping", true)];
+    if place == "readyz" {
+        checks.extend(api.readiness.all());
+    }
+    let Some(check) = check else { return Ok(report(place, &checks, query)) };
+    let (_, passes) = checks.into_iter().find(|(own, _)| *own == check).ok_or_else(ApiError::no_such_path)?;
+    Ok(report_one(passes))
 }
 
 /// `/readyz` or one check of it, `/readyz/ping`.

@@ -50,74 +50,76 @@ fn apply(document: &mut Value, operation: &Value, copied: &mut usize) -> Result<
             Fault::NoParent => format!("add operation does not apply: doc is missing path: \"{path}\": missing value"),
             Fault::Entry(error) => format!("error in add for path: '{path}': {error}"),
         }),
-        "remove" => remove(document, path).map(|_| ()).or_else(|error| match error {
+        "remove" => remove(document, path).map(drop).or_else(|error| match error {
             Fault::NoParent => {
                 fail(format!("remove operation does not apply: doc is missing path: \"{path}\": missing value"))
             }
             Fault::Entry(error) => fail(format!("error in remove for path: '{path}': {error}")),
         }),
-        "replace" => {
-            let value = value()?;
-            match find(document, path) {
-                Ok(slot) => {
-                    *slot = value;
-                    Ok(())
-                }
-                Err(Fault::NoParent) => {
-                    fail(format!("replace operation does not apply: doc is missing path: {path}: missing value"))
-                }
-                Err(Fault::Entry(_)) => {
-                    fail(format!("replace operation does not apply: doc is missing key: {path}: missing value"))
-                }
-            }
-        }
-        "move" => {
-            let from = from()?;
-            let value = remove(document, from).or_else(|error| match error {
-                Fault::NoParent => {
-                    fail(format!("move operation does not apply: doc is missing from path: {from}: missing value"))
-                }
-                Fault::Entry(error) => fail(format!("error in move for path: '{from}': {error}")),
-            })?;
-            add(document, path, value, |error| match error {
-                Fault::NoParent => {
-                    format!("move operation does not apply: doc is missing destination path: {path}: missing value")
-                }
-                Fault::Entry(error) => format!("error in move for path: '{path}': {error}"),
-            })
-        }
-        "copy" => {
-            let from = from()?;
-            let value = find(document, from).map(|value| value.clone()).or_else(|error| match error {
-                Fault::NoParent => {
-                    fail(format!("copy operation does not apply: doc is missing from path: {from}: missing value"))
-                }
-                Fault::Entry(error) => fail(format!("error in copy for from: '{from}': {error}")),
-            })?;
-            *copied += value.to_string().len();
-            if *copied > MAX_COPIED {
-                let why = "the accumulated size increase of copy is";
-                return fail(format!("Unable to complete the copy, {why} {copied}, exceeding the limit {MAX_COPIED}"));
-            }
-            add(document, path, value, |error| match error {
-                Fault::NoParent => {
-                    format!("copy operation does not apply: doc is missing destination path: {path}: missing value")
-                }
-                Fault::Entry(error) => format!("error while adding value during copy: {error}"),
-            })
-        }
-        "test" => {
-            let expected = operation.get("value").unwrap_or(&Value::Null);
-            match find(document, path) {
-                Ok(found) if found == expected => Ok(()),
-                Err(Fault::Entry(_)) if expected.is_null() => Ok(()),
-                Err(Fault::NoParent) => {
-                    fail(format!("test operation does not apply: is missing path: {path}: missing value"))
-                }
-                _ => fail(format!("testing value {path} failed: test failed")),
-            }
-        }
+        "replace" => replace(document, path, value()?),
+        "move" => move_there(document, from()?, path),
+        "copy" => copy(document, from()?, path, copied),
+        "test" => test(document, path, operation.get("value").unwrap_or(&Value::Null)),
         other => fail(format!("Unexpected kind: {other}")),
+    }
+}
+
+fn replace(document: &mut Value, path: &str, value: Value) -> Result<(), PatchError> {
+    match find(document, path) {
+        Ok(slot) => {
+            *slot = value;
+            Ok(())
+        }
+        Err(Fault::NoParent) => {
+            fail(format!("replace operation does not apply: doc is missing path: {path}: missing value"))
+        }
+        Err(Fault::Entry(_)) => {
+            fail(format!("replace operation does not apply: doc is missing key: {path}: missing value"))
+        }
+    }
+}
+
+fn move_there(document: &mut Value, from: &str, path: &str) -> Result<(), PatchError> {
+    let value = remove(document, from).or_else(|error| match error {
+        Fault::NoParent => {
+            fail(format!("move operation does not apply: doc is missing from path: {from}: missing value"))
+        }
+        Fault::Entry(error) => fail(format!("error in move for path: '{from}': {error}")),
+    })?;
+    add(document, path, value, |error| match error {
+        Fault::NoParent => {
+            format!("move operation does not apply: doc is missing destination path: {path}: missing value")
+        }
+        Fault::Entry(error) => format!("error in move for path: '{path}': {error}"),
+    })
+}
+
+fn copy(document: &mut Value, from: &str, path: &str, copied: &mut usize) -> Result<(), PatchError> {
+    let value = find(document, from).map(|value| value.clone()).or_else(|error| match error {
+        Fault::NoParent => {
+            fail(format!("copy operation does not apply: doc is missing from path: {from}: missing value"))
+        }
+        Fault::Entry(error) => fail(format!("error in copy for from: '{from}': {error}")),
+    })?;
+    *copied += value.to_string().len();
+    if *copied > MAX_COPIED {
+        let why = "the accumulated size increase of copy is";
+        return fail(format!("Unable to complete the copy, {why} {copied}, exceeding the limit {MAX_COPIED}"));
+    }
+    add(document, path, value, |error| match error {
+        Fault::NoParent => {
+            format!("copy operation does not apply: doc is missing destination path: {path}: missing value")
+        }
+        Fault::Entry(error) => format!("error while adding value during copy: {error}"),
+    })
+}
+
+fn test(document: &mut Value, path: &str, expected: &Value) -> Result<(), PatchError> {
+    match find(document, path) {
+        Ok(found) if found == expected => Ok(()),
+        Err(Fault::Entry(_)) if expected.is_null() => Ok(()),
+        Err(Fault::NoParent) => fail(format!("test operation does not apply: is missing path: {path}: missing value")),
+        _ => fail(format!("testing value {path} failed: test failed")),
     }
 }
 

@@ -16,99 +16,133 @@ use crate::guest::{NODE_PORT, OUTSIDE, PATIENCE, deploy, install, join_config, r
 use crate::ssh::{Key, SSH, greeting, refused};
 use crate::{Test, step};
 
+/// An emulated board that has joined a controller outside.
+struct Joined {
+    emulator: Emulator,
+    key: Key,
+    card: PathBuf,
+    /// The second disk: updates.
+    updates: PathBuf,
+}
+
+const PORTS: [(u16, u16); 2] = [(OUTSIDE, NODE_PORT), (SSH, 22)];
+
 impl Test {
     pub(crate) fn joins_serves_and_is_updated(&mut self) {
         let mut board = Board::up("image", &[]);
         let registry = Registry::start(&board);
         let image = Image::of_program(&self.program, &["hello"]);
         let _ = registry.push_for("arm64", &image, "hello", "1");
-        let (key, other) = (Key::make(&self.work, "key"), Key::make(&self.work, "other"));
-        let config = format!("{}{}", key.config(), join_config(&board));
-        let card = self.card("joins", &config, &[]);
-        step("first boot: joins a controller outside");
-        let dir = self.work.join("joins");
-        let ports = [(OUTSIDE, NODE_PORT), (SSH, 22)];
-        let updates = self.work.join("update.disk");
-        fs::copy(&self.update, &updates).expect("copied");
-        // A clock that runs ahead is told better by the controller, and expires nothing where there is none.
-        let power = Power { rtc: Some("2040-01-01T00:00:00"), ..self.power(&card, Some(&updates), &ports) };
-        let mut emulator = Emulator::start(&board, &dir, &power);
-        let init = emulator.wait_for("bramble: eth0 has", 1);
-        wait_for_node(&board);
-        let ready = emulator.seconds();
-        emulator.wait_for("bramble: slot A is confirmed", 1);
-        step("the clock is the controller's");
-        let off_s = |told: &str| {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
-            now.abs_diff(told.trim().parse().expect("seconds"))
-        };
-        let clock_is_right = |board: &Board| {
-            let is_right = || (off_s(&key.wait_for(board, "date +%s")) < 60).then_some(());
-            board.eventually("the clock is the controller's", PATIENCE, is_right);
-        };
-        clock_is_right(&board);
-        step("lets in who has the key, and nobody else");
-        let slots = key.wait_for(&board, "bramble slot status");
-        assert!(runs_a(&slots), "{slots}");
-        refused(&board, &other);
-        assert_eq!(greeting(&board), "SSH-2.0-");
-        let _ = key.wait_for(&board, "kill $(cat /run/dropbear.pid)");
-        emulator.wait_for("bramble: ssh ended", 1);
-        assert_eq!(key.wait_for(&board, "stat -c %a /data/ssh /data/ssh/host-key"), "700\n600\n");
-        step("pulls an image for its architecture and serves it through a Service");
-        deploy(&board);
-        wait_for_answer(&board);
-        let answer = emulator.seconds();
-        // As soon as a person could think of pulling the plug.
-        for _ in 0..20 {
-            wait_for_answer(&board);
-            std::thread::sleep(std::time::Duration::from_millis(100));
-        }
-        self.seconds("first boot: power on to network", init);
-        self.seconds("first boot: power on to Ready in the controller", ready);
-        self.seconds("first boot: power on to the first answer of a new pod", answer);
-
-        step("a hard reset without the controller");
+        let mut joined = self.joins(&board);
+        joined.lets_in_by_key(&board, &self.work);
+        self.serves(&board, &joined);
         // From here on the image is on the board.
         drop(registry);
-        board.stop();
-        emulator.reset();
-        // Until then it may be the old system that answers.
-        emulator.wait_for("bramble: slot A, attempts left", 2);
-        wait_for_answer(&board);
-        let back = emulator.seconds();
-        // It is the same host: its key was kept.
-        assert!(runs_a(&key.wait_for(&board, "bramble slot status")));
-        assert!(off_s(&key.wait_for(&board, "date +%s")) > 1_000_000, "nobody has told it yet");
-        self.seconds("hard reset to the pod's answer, no controller", back);
-        board.start(&[]);
-        wait_for_node(&board);
-        // The board comes back when it tries next.
-        clock_is_right(&board);
+        self.is_reset(&mut board, &mut joined);
+        self.is_updated(&board, joined);
+    }
 
+    fn joins(&mut self, board: &Board) -> Joined {
+        let key = Key::make(&self.work, "key");
+        let card = self.card("joins", &format!("{}{}", key.config(), join_config(board)), &[]);
+        let updates = self.work.join("update.disk");
+        fs::copy(&self.update, &updates).expect("copied");
+        step("first boot: joins a controller outside");
+        // A clock that runs ahead is told better by the controller, and expires nothing where there is none.
+        let power = Power { rtc: Some("2040-01-01T00:00:00"), ..self.power(&card, Some(&updates), &PORTS) };
+        let mut emulator = Emulator::start(board, &self.work.join("joins"), &power);
+        let init = emulator.wait_for("bramble: eth0 has", 1);
+        wait_for_node(board);
+        let ready = emulator.seconds();
+        emulator.wait_for("bramble: slot A is confirmed", 1);
+        self.seconds("first boot: power on to network", init);
+        self.seconds("first boot: power on to Ready in the controller", ready);
+        let joined = Joined { emulator, key, card, updates };
+        step("the clock is the controller's");
+        joined.wait_for_the_right_time(board);
+        joined
+    }
+
+    fn serves(&mut self, board: &Board, joined: &Joined) {
+        step("pulls an image for its architecture and serves it through a Service");
+        deploy(board);
+        wait_for_answer(board);
+        self.seconds("first boot: power on to the first answer of a new pod", joined.emulator.seconds());
+        // As soon as a person could think of pulling the plug.
+        for _ in 0..20 {
+            wait_for_answer(board);
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+    }
+
+    fn is_reset(&mut self, board: &mut Board, joined: &mut Joined) {
+        step("a hard reset without the controller");
+        board.stop();
+        joined.emulator.reset();
+        // Until then it may be the old system that answers.
+        joined.emulator.wait_for("bramble: slot A, attempts left", 2);
+        wait_for_answer(board);
+        self.seconds("hard reset to the pod's answer, no controller", joined.emulator.seconds());
+        // It is the same host: its key was kept.
+        assert!(runs_a(&joined.key.wait_for(board, "bramble slot status")));
+        assert!(joined.clock_off_s(board) > 1_000_000, "nobody has told it yet");
+        board.start(&[]);
+        wait_for_node(board);
+        // The board comes back when it tries next.
+        joined.wait_for_the_right_time(board);
+    }
+
+    fn is_updated(&self, board: &Board, joined: Joined) {
+        let Joined { mut emulator, card, updates, .. } = joined;
         step("a good update");
-        install(&board, "good", "/dev/vdb");
-        run(&board, "again", &["reboot"]);
+        install(board, "good", "/dev/vdb");
+        run(board, "again", &["reboot"]);
         emulator.wait_for("bramble: slot B is confirmed", 1);
-        wait_for_answer(&board);
+        wait_for_answer(board);
         drop(emulator);
 
         step("a failing update");
         fs::copy(spoiled(&self.update, &self.work), &updates).expect("copied");
-        let mut emulator = Emulator::start(&board, &dir, &self.power(&card, Some(&updates), &ports));
+        let power = self.power(&card, Some(&updates), &PORTS);
+        let mut emulator = Emulator::start(board, &self.work.join("joins"), &power);
         emulator.wait_for("bramble: slot B is confirmed", 1);
-        wait_for_node(&board);
-        install(&board, "bad", "/dev/vdb");
-        run(&board, "once-more", &["reboot"]);
+        wait_for_node(board);
+        install(board, "bad", "/dev/vdb");
+        run(board, "once-more", &["reboot"]);
         emulator.wait_for("bramble: slot A, attempts left A=0", 1);
         // By whose hashes the system is read: not a block of it is believed.
         emulator.wait_for("dm-verity device corrupted", 1);
         emulator.wait_for("bramble: slot B is confirmed", 2);
-        wait_for_answer(&board);
+        wait_for_answer(board);
         step("rolled back by itself");
         // Pods that asked for the reboot and may run once have not asked again.
         let again = board.kubectl("get pods again once-more -o jsonpath={.items[*].status.phase}");
         assert_eq!(again, "Failed Failed");
+    }
+}
+
+impl Joined {
+    fn lets_in_by_key(&mut self, board: &Board, work: &Path) {
+        step("lets in who has the key, and nobody else");
+        let slots = self.key.wait_for(board, "bramble slot status");
+        assert!(runs_a(&slots), "{slots}");
+        refused(board, &Key::make(work, "other"));
+        assert_eq!(greeting(board), "SSH-2.0-");
+        let _ = self.key.wait_for(board, "kill $(cat /run/dropbear.pid)");
+        self.emulator.wait_for("bramble: ssh ended", 1);
+        assert_eq!(self.key.wait_for(board, "stat -c %a /data/ssh /data/ssh/host-key"), "700\n600\n");
+    }
+
+    /// By how much the guest's clock is off.
+    fn clock_off_s(&self, board: &Board) -> u64 {
+        let told = self.key.wait_for(board, "date +%s");
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+        now.abs_diff(told.trim().parse().expect("seconds"))
+    }
+
+    fn wait_for_the_right_time(&self, board: &Board) {
+        let is_right = || (self.clock_off_s(board) < 60).then_some(());
+        board.eventually("the clock is the controller's", PATIENCE, is_right);
     }
 }
 
