@@ -23,14 +23,13 @@ fn knob(container_pid: i32, controller: &str, v1: &str, v2: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).trim().to_owned()
 }
 
-/// The process on the host whose command line has this word.
-fn pid_of(word: &str) -> i32 {
+/// The process on the host that sleeps for so long: the whole argument counts, one may be the end of another.
+fn pid_of(seconds: &str) -> i32 {
     let processes = fs::read_dir("/proc").expect("listed").flatten();
     let found = processes.filter_map(|entry| {
         let pid = entry.file_name().to_str()?.parse::<i32>().ok()?;
         let line = fs::read(entry.path().join("cmdline")).ok()?;
-        let line = String::from_utf8_lossy(&line).into_owned();
-        (line.starts_with("sleep\0") && line.contains(word)).then_some(pid)
+        (line == format!("sleep\0{seconds}\0").as_bytes()).then_some(pid)
     });
     found.min().expect("the container runs")
 }
