@@ -16,6 +16,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ..Options::new(data_dir, address.ip(), "example")
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run(options, |ready| println!("serving; KUBECONFIG={}", ready.kubeconfig.display())))?;
+    runtime.block_on(run(options, std::future::pending(), |ready| {
+        println!("serving; KUBECONFIG={}", ready.kubeconfig.display())
+    }))?;
     Ok(())
 }

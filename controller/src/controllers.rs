@@ -103,6 +103,5 @@ pub async fn run(
     options: Options,
     shutdown: tokio::sync::watch::Receiver<bool>,
 ) {
-    // Leader election goes here: hold the Lease, run, stop when it is lost.
     reconcile::run(TABLE, &client, options, shutdown).await;
 }

@@ -5,6 +5,7 @@
 //! held by another, changed lately -> wait   |--> lead, renew it
 //! held by another, silent for its duration -> take it
 //! held by us -> renew it
+//! held by us, stopping -> give it back, so that the next one need not wait
 //! ```
 //! How long another holder has been silent is judged by when this process last saw the Lease change, on its own monotonic
 //! clock: clocks of boards need not agree.
@@ -81,6 +82,18 @@ pub(crate) fn plan(lease: Option<&Value>, observed: &Observed, me: &str, now: Du
     Action::Update(lease)
 }
 
+/// The Lease given back; none where another one holds it.
+pub(crate) fn given_back(lease: &Value, me: &str, stamp: &str) -> Option<Value> {
+    if lease["spec"]["holderIdentity"] != me {
+        return None;
+    }
+    let mut lease = lease.clone();
+    let transitions = lease["spec"]["leaseTransitions"].as_u64().unwrap_or_default();
+    lease["spec"] = json!({"holderIdentity": "", "leaseDurationSeconds": 1, "acquireTime": stamp, "renewTime": stamp,
+        "leaseTransitions": transitions});
+    Some(lease)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -126,5 +139,13 @@ mod tests {
             (&spec["acquireTime"], &spec["renewTime"], &spec["leaseTransitions"]),
             (&json!("a"), &json!("stamp"), &json!(3))
         );
+    }
+    #[test]
+    fn who_stops_gives_back_only_what_is_its_own() {
+        assert_eq!(given_back(&lease("other", "1"), "me", "stamp"), None);
+        let free = given_back(&lease("me", "1"), "me", "stamp").unwrap();
+        assert_eq!((&free["metadata"]["resourceVersion"], &free["spec"]["leaseTransitions"]), (&json!("5"), &json!(3)));
+        let Action::Update(taken) = next(&mut Observed::default(), &free, 0) else { panic!("nobody need wait") };
+        assert_eq!(taken["spec"]["holderIdentity"], "me");
     }
 }

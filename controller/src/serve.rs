@@ -16,6 +16,7 @@ use bramble_store::Store;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::api::{Api, Body, InProcess, Kubelets};
 use crate::authn::tokens::Tokens;
@@ -40,6 +41,8 @@ pub use self::migrate::{Migration, migrate_store};
 
 /// How long the token in the join file is good for: the agent beside us takes it at once.
 const JOIN_TOKEN_S: i64 = 24 * 3600;
+/// For giving back Leases when this control plane is stopped; a supervisor waits longer.
+const HANDING_OVER: Duration = Duration::from_secs(3);
 
 /// What a control plane is told.
 #[derive(Clone, Debug)]
@@ -199,8 +202,13 @@ fn now() -> i64 {
     i64::try_from(wall_clock().as_secs()).unwrap_or(i64::MAX)
 }
 
-/// Runs a control plane until it fails or the future is dropped; `ready` is called once when it serves.
-pub async fn run(options: Options, ready: impl FnOnce(Ready)) -> Result<(), ServeError> {
+/// Runs a control plane until it fails, or until `stop` ends and what others wait for is handed over; the future may also be
+/// dropped. `ready` is called once when it serves.
+pub async fn run(
+    options: Options,
+    stop: impl Future<Output = ()>,
+    ready: impl FnOnce(Ready),
+) -> Result<(), ServeError> {
     let make = |source| ServeError::DataDir { path: options.data_dir.clone(), source };
     std::fs::create_dir_all(&options.data_dir).map_err(make)?;
     let listeners = bind(&options).await?;
@@ -243,23 +251,33 @@ pub async fn run(options: Options, ready: impl FnOnce(Ready)) -> Result<(), Serv
     for listener in listeners {
         tasks.spawn(listener::listen(listener, tls.clone(), front.clone()));
     }
-    let (_running, shutdown) = tokio::sync::watch::channel(false);
+    let (stopping, shutdown) = tokio::sync::watch::channel(false);
+    let mut handing_over = JoinSet::new();
     let identity = format!("{}_{}", options.node_name, uuid());
     if options.etcd.is_some() {
         let (client, node_name) = (admin.clone(), options.node_name.clone());
         let api = front.api.clone();
         let readiness = Arc::new(move |ready| api.readiness().set("etcd", ready));
         let peer = peers::Peer { client, advertised, node_name, identity: identity.clone(), readiness };
-        tasks.spawn(peer.run());
+        handing_over.spawn(peer.run(shutdown.clone()));
     }
-    start_controllers(&mut tasks, &options, &front, &pki, &shutdown, &identity);
+    // One controller over a file leads by itself; several elect, each component for itself.
+    let those = if options.etcd.is_some() { &mut handing_over } else { &mut tasks };
+    start_controllers(those, &options, &front, &pki, &shutdown, &identity);
     front.api.readiness().set("poststarthook/bramble-bootstrap", true);
     ready(Ready {
         kubeconfig: options.data_dir.join("admin.kubeconfig"),
         pin: pki.authority.pin(),
         admin: AdminClient(admin),
     });
-    while tasks.join_next().await.is_some() {}
+    tokio::select! {
+        () = async { while tasks.join_next().await.is_some() {} } => {}
+        () = stop => {
+            let _ = stopping.send(true);
+            // What is not handed over by then, others find out.
+            let _ = timeout(HANDING_OVER, async { while handing_over.join_next().await.is_some() {} }).await;
+        }
+    }
     Ok(())
 }
 
@@ -319,17 +337,16 @@ fn start_controllers(
             token.map(|token| token.reveal().to_owned()).map_err(|error| error.to_string())
         }),
     };
-    // One controller over a file leads by itself; several elect, each component for itself.
     let elects = options.etcd.is_some();
     let candidate =
         |lease, component: &str| Candidate { client: front.client(component), lease, identity: identity.to_owned() };
     let of_scheduler = candidate("kube-scheduler", "system:kube-scheduler");
-    let (client, stop) = (front.client("system:kube-scheduler"), shutdown.clone());
+    let (client, stop, told) = (front.client("system:kube-scheduler"), shutdown.clone(), shutdown.clone());
     let schedule = move || scheduler::run(client.clone(), stop.clone());
-    tasks.spawn(async move { if elects { lead(of_scheduler, schedule).await } else { schedule().await } });
+    tasks.spawn(async move { if elects { lead(of_scheduler, told, schedule).await } else { schedule().await } });
 
     let of_controllers = candidate("kube-controller-manager", "system:kube-controller-manager");
-    let (clients, stop) = (front.clone(), shutdown.clone());
+    let (clients, stop, told) = (front.clone(), shutdown.clone(), shutdown.clone());
     let control = move || {
         let (clients, settings, stop) = (clients.clone(), settings.clone(), stop.clone());
         async move {
@@ -343,7 +360,7 @@ fn start_controllers(
             controllers::run(client, settings, stop).await;
         }
     };
-    tasks.spawn(async move { if elects { lead(of_controllers, control).await } else { control().await } });
+    tasks.spawn(async move { if elects { lead(of_controllers, told, control).await } else { control().await } });
 }
 
 /// The front door on the wire: authenticates, then hands to the API.

@@ -240,6 +240,21 @@ fn is_cut_off(cluster: &Cluster) {
     one.eventually("both are endpoints again", 30, || (servers(one) == "10.99.0.1 10.99.0.2").then_some(()));
 }
 
+/// The leader is stopped in good order: nobody waits for its Leases to run out, nor for its address.
+fn hands_over(cluster: &mut Cluster) {
+    let Cluster { one, two, etcd, .. } = cluster;
+    assert!(leader(two).starts_with("pi-1_"));
+    let asked = Instant::now();
+    one.stop();
+    // Silent, it would have kept them for 13 to 15 seconds.
+    two.eventually("the other one leads", 10, || leader(two).starts_with("pi-2_").then_some(()));
+    println!("the other one leads {:.1} s after the leader was asked to stop", asked.elapsed().as_secs_f64());
+    two.eventually("who is stopped is no endpoint", 10, || (servers(two) == "10.99.0.2").then_some(()));
+    rolls(two, 6);
+    start(one, etcd, &[]);
+    two.eventually("both are endpoints again", 30, || (servers(two) == "10.99.0.1 10.99.0.2").then_some(()));
+}
+
 #[test]
 fn controllers_die_are_paused_and_cut_off_and_what_was_acknowledged_stays() {
     let mut cluster = cluster();
@@ -264,6 +279,7 @@ fn controllers_die_are_paused_and_cut_off_and_what_was_acknowledged_stays() {
     pauses(&cluster);
     let acknowledged = writer.end();
     is_cut_off(&cluster);
+    hands_over(&mut cluster);
 
     println!("{} writes were acknowledged meanwhile", acknowledged.len());
     assert!(acknowledged.len() > 100);

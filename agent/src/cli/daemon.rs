@@ -3,6 +3,7 @@
 #[cfg(feature = "controller")]
 use std::net::{IpAddr, UdpSocket};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -62,14 +63,28 @@ pub(crate) fn bind_to_parent(options: &Options) -> anyhow::Result<()> {
 
 /// Runs `work` until it fails or a signal asks for the end.
 fn until_signal(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
+    with_end(|end| async move {
+        tokio::select! {
+            result = work => result,
+            () = end => Ok(()),
+        }
+    })
+}
+
+/// Runs `work`, which is told by the future's end that a signal asks for its own.
+fn with_end<F: Future<Output = anyhow::Result<()>>>(
+    work: impl FnOnce(Pin<Box<dyn Future<Output = ()> + Send>>) -> F,
+) -> anyhow::Result<ExitCode> {
     let runtime = runtime()?;
     let result = runtime.block_on(async {
         let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        tokio::select! {
-            result = work => result,
-            _ = interrupt.recv() => Ok(()),
-            _ = terminate.recv() => Ok(()),
-        }
+        let end = async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        };
+        work(Box::pin(end)).await
     });
     // What still runs on a blocking thread is either atomic or taken up again at the next start.
     runtime.shutdown_timeout(Duration::from_secs(2));
@@ -167,15 +182,15 @@ pub(crate) fn controller(options: &Options) -> anyhow::Result<ExitCode> {
     let port = settings.listen.first().map_or(6443, SocketAddr::port);
     let announced =
         Some(SocketAddr::new(settings.advertise_address, port)).filter(|it| options.mdns && !it.ip().is_loopback());
-    until_signal(async move {
-        serve::run(settings, move |ready| {
+    with_end(|end| async move {
+        serve::run(settings, end, move |ready| {
             println!("ready; kubeconfig {}", ready.kubeconfig.display());
             if let Some(address) = announced {
                 tokio::spawn(discovery::announce(Announcement { address, pin: ready.pin, node_name }));
             }
         })
         .await?;
-        bail!("the control plane ended")
+        Ok(())
     })
 }
 

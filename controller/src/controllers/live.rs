@@ -42,7 +42,7 @@ async fn cluster(name: &str) -> Cluster {
     let (told, ready) = tokio::sync::oneshot::channel();
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
-        let result = serve::run(options, |ready| drop(told.send(ready.admin.0.clone()))).await;
+        let result = serve::run(options, std::future::pending(), |ready| drop(told.send(ready.admin.0.clone()))).await;
         panic!("the control plane ended: {result:?}");
     });
     let client = tokio::time::timeout(PATIENCE, ready).await.unwrap().unwrap();

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::{Action, LEASE_DURATION, Observed, RENEW_DEADLINE, RETRY_PERIOD, plan};
+use super::{Action, LEASE_DURATION, Observed, RENEW_DEADLINE, RETRY_PERIOD, given_back, plan};
 use crate::client::{Client, ClientError, Resource};
 use crate::object::time;
 use crate::serve::wall_clock;
@@ -24,21 +25,52 @@ pub struct Candidate {
     pub identity: String,
 }
 
-/// Does the work while this candidate leads, over and over. The work is dropped where the Lease is lost.
-pub async fn lead<F: Future<Output = ()>>(candidate: Candidate, work: impl Fn() -> F) {
+/// Does the work while this candidate leads, over and over, until `stop` changes or is dropped; then the Lease is given back.
+/// The work is dropped where the Lease is lost.
+pub async fn lead<F: Future<Output = ()>>(candidate: Candidate, mut stop: watch::Receiver<bool>, work: impl Fn() -> F) {
     let started = Instant::now();
     let mut observed = Observed::default();
     loop {
-        while !attempt(&candidate, &mut observed, started).await {
-            sleep(RETRY_PERIOD + jitter(&candidate.identity, started.elapsed())).await;
+        tokio::select! {
+            () = acquire(&candidate, &mut observed, started) => {}
+            _ = stop.changed() => return,
         }
         tracing::info!(lease = candidate.lease, "this controller leads");
         tokio::select! {
+            // The work may end by the same sign: whether to stop is looked at first.
+            biased;
+            _ = stop.changed() => return give_back(&candidate).await,
             () = work() => {}
             () = renew(&candidate, &mut observed, started) => {}
         }
         tracing::warn!(lease = candidate.lease, "this controller leads no more");
     }
+}
+
+async fn acquire(candidate: &Candidate, observed: &mut Observed, started: Instant) {
+    while !attempt(candidate, observed, started).await {
+        sleep(RETRY_PERIOD + jitter(&candidate.identity, started.elapsed())).await;
+    }
+}
+
+async fn give_back(candidate: &Candidate) {
+    let Candidate { client, lease: name, identity } = candidate;
+    let given = async {
+        let lease = client.get(&LEASES, Some(NAMESPACE), name).await?;
+        match given_back(&lease, identity, &stamp()) {
+            Some(lease) => client.update(&LEASES, &lease).await.map(drop),
+            None => Ok(()),
+        }
+    };
+    match given.await {
+        Ok(()) => tracing::info!(lease = name, "this controller leads no more; the next one may"),
+        // It ends by itself.
+        Err(error) => tracing::warn!(lease = name, error = &error as &dyn std::error::Error, "not given back"),
+    }
+}
+
+fn stamp() -> String {
+    time::format_micros(i64::try_from(wall_clock().as_micros()).unwrap_or(i64::MAX))
 }
 
 /// Until the Lease is another one's, or could not be renewed in time.
@@ -89,8 +121,7 @@ async fn step(candidate: &Candidate, observed: &mut Observed, started: Instant) 
     if let Some(lease) = &found {
         observed.see(&lease["spec"], started.elapsed());
     }
-    let stamp = time::format_micros(i64::try_from(wall_clock().as_micros()).unwrap_or(i64::MAX));
-    let written: Value = match plan(found.as_ref(), observed, identity, started.elapsed(), &stamp) {
+    let written: Value = match plan(found.as_ref(), observed, identity, started.elapsed(), &stamp()) {
         Action::Wait => return Ok(false),
         Action::Update(lease) => client.update(&LEASES, &lease).await?,
         Action::Create(spec) => {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::client::{Client, ClientError, DeleteOptions, ListOptions, Resource};
@@ -76,8 +77,21 @@ pub(super) struct Peer {
 }
 
 impl Peer {
+    /// Until `stop` changes or is dropped; then the others know at once that this one is gone.
+    pub(super) async fn run(self, mut stop: watch::Receiver<bool>) {
+        tokio::select! {
+            () = self.serve() => {}
+            _ = stop.changed() => {
+                let gone = self.client.delete(&LEASES, Some(NAMESPACE), &self.lease(), &DeleteOptions::default()).await;
+                if let Err(error) = gone {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "the others find out that this one is gone");
+                }
+            }
+        }
+    }
+
     /// For ever.
-    pub(super) async fn run(self) {
+    async fn serve(&self) {
         let (started, mut seen) = (Instant::now(), Seen::default());
         loop {
             let done = timeout(SILENCE_MAX, self.once(&mut seen, started)).await;
@@ -110,9 +124,12 @@ impl Peer {
         Ok(())
     }
 
+    fn lease(&self) -> String {
+        format!("apiserver-{}", self.advertised.to_string().replace(|c: char| !c.is_ascii_alphanumeric(), "-"))
+    }
+
     async fn renew(&self) -> Result<(), ClientError> {
-        let name =
-            format!("apiserver-{}", self.advertised.to_string().replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
+        let name = self.lease();
         let renewed = time::format_micros(i64::try_from(wall_clock().as_micros()).unwrap_or(i64::MAX));
         let spec = json!({"holderIdentity": self.identity, "leaseDurationSeconds": SILENCE_MAX.as_secs(),
             "renewTime": renewed});
