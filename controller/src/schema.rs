@@ -14,6 +14,7 @@ pub mod protobuf;
 pub mod quantity;
 pub mod read;
 pub mod selector;
+mod syntax;
 pub mod table;
 pub mod time;
 pub mod validate;

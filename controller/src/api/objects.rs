@@ -270,11 +270,13 @@ impl Request {
             return Err(invalid_options("PatchOptions", why));
         }
         let bytes = body::read(body).await?;
+        // Fields that nobody knows are looked for in a reading of its own.
+        let doing = if self.query.text("fieldValidation") == "Ignore" { "" } else { "error decoding patch: " };
         match content_type.as_str() {
-            "application/json-patch+json" => decode::json(&bytes).map(Patch::Json),
-            "application/merge-patch+json" => decode::json(&bytes).map(Patch::Merge),
-            "application/strategic-merge-patch+json" => decode::json(&bytes).map(Patch::Strategic),
-            "application/apply-patch+yaml" => decode::yaml(&bytes).map(Patch::Apply),
+            "application/json-patch+json" => decode::json_patch(&bytes, doing).map(Patch::Json),
+            "application/merge-patch+json" => decode::json_patch(&bytes, doing).map(Patch::Merge),
+            "application/strategic-merge-patch+json" => decode::json_patch(&bytes, "").map(Patch::Strategic),
+            "application/apply-patch+yaml" => decode::yaml_patch(&bytes).map(Patch::Apply),
             _ => Err(ApiError::unsupported_media_type(&[
                 "application/json-patch+json",
                 "application/merge-patch+json",

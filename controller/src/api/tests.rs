@@ -42,6 +42,11 @@ fn pod(name: &str) -> Value {
     json!({"metadata": {"name": name}, "spec": {"containers": [{"name": "c", "image": "i"}]}})
 }
 
+fn deployment(name: &str) -> Value {
+    json!({"metadata": {"name": name}, "spec": {"selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}})
+}
+
 fn refusal<T: std::fmt::Debug>(result: Result<T, ClientError>) -> (u16, String) {
     match result.unwrap_err() {
         ClientError::Status { code, message, .. } => (code, message),
@@ -276,11 +281,47 @@ async fn services_own_their_addresses() {
 }
 
 #[tokio::test]
+async fn patches_that_make_no_object_are_refused_as_upstream() {
+    let (_, client) = cluster().await;
+    client.create(&DEPLOYMENTS, HERE, &deployment("web")).await.unwrap();
+    let text = json!({"spec": {"replicas": "x"}});
+    let replace = json!([{"op": "replace", "path": "/spec/replicas", "value": "x"}]);
+    for (kind, patch, code, start, end) in [
+        (
+            PatchKind::Strategic,
+            &text,
+            422,
+            " \"\" is invalid: patch: Invalid value: \"map[spec:map[replicas:x]]\": ",
+            ": unrecognized type: int32",
+        ),
+        (
+            PatchKind::Merge,
+            &text,
+            422,
+            " \"\" is invalid: patch: Invalid value: \"{\\\"apiVersion\\\":\\\"apps/v1\\\"",
+            ": json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32",
+        ),
+        (PatchKind::Json, &replace, 422, " \"\" is invalid: patch: Invalid value: ", " of type int32"),
+        (
+            PatchKind::Json,
+            &text,
+            400,
+            "error decoding patch: json: cannot unmarshal object into Go value",
+            "jsonPatchOp",
+        ),
+        (PatchKind::Merge, &replace, 400, "error decoding patch: json: cannot unmarshal array into", "interface {}"),
+        (PatchKind::Strategic, &replace, 400, "json: cannot unmarshal array into Go value of type", "interface {}"),
+    ] {
+        let (found, message) = refusal(client.patch(&DEPLOYMENTS, HERE, "web", None, (kind, patch)).await);
+        assert_eq!(found, code, "{message}");
+        assert!(message.starts_with(start) && message.ends_with(end), "{message}");
+    }
+}
+
+#[tokio::test]
 async fn patches_and_scale() {
     let (_, client) = cluster().await;
-    let deployment = json!({"metadata": {"name": "web"}, "spec": {"selector": {"matchLabels": {"a": "b"}},
-        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}});
-    client.create(&DEPLOYMENTS, HERE, &deployment).await.unwrap();
+    client.create(&DEPLOYMENTS, HERE, &deployment("web")).await.unwrap();
     let strategic =
         json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "env": [{"name": "A", "value": "B"}]}]}}}});
     let patched = client.patch(&DEPLOYMENTS, HERE, "web", None, (PatchKind::Strategic, &strategic)).await.unwrap();

@@ -4,7 +4,7 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
 /// The values at these paths, `None` where the JSON has none. A path never leads through lists.
-pub fn pluck(json: &[u8], paths: &[&[&str]]) -> Result<Vec<Option<Value>>, serde_json::Error> {
+pub(super) fn pluck(json: &[u8], paths: &[&[&str]]) -> Result<Vec<Option<Value>>, serde_json::Error> {
     let mut found = vec![None; paths.len()];
     let wanted: Vec<usize> = (0..paths.len()).collect();
     let mut reader = serde_json::Deserializer::from_slice(json);

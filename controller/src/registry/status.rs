@@ -91,11 +91,20 @@ impl ApiError {
     pub fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Self {
         let qualified =
             if kind.group.is_empty() { kind.kind.to_string() } else { format!("{}.{}", kind.kind, kind.group) };
+        Self::with_causes(&qualified, name, errors).about(&kind.group, &kind.kind, name)
+    }
+
+    /// 422: a field of the request itself is wrong; upstream names no object then.
+    pub fn invalid_request(error: &FieldError) -> Self {
+        Self::with_causes("", "", std::slice::from_ref(error))
+    }
+
+    fn with_causes(qualified: &str, name: &str, errors: &[FieldError]) -> Self {
         let mut errors = errors.to_vec();
         let mut seen = std::collections::HashSet::new();
         errors.retain(|error| seen.insert(error.to_string()));
         let message = format!("{qualified} {} is invalid: {}", quoted(name), aggregate(&errors));
-        let mut error = Self::new(422, "Invalid", message).about(&kind.group, &kind.kind, name);
+        let mut error = Self::new(422, "Invalid", message);
         let causes: Vec<Value> = errors
             .iter()
             .map(|error| json!({"reason": error.reason.cause(), "message": error.body(), "field": error.field}))

@@ -54,7 +54,9 @@ impl Registry {
                 }
                 let mut new = patch.apply(&kind, Some(&shown), &Applying { call, part, now: &now })?;
                 check_place(target, &mut new)?;
-                shape::complete(&kind, &mut new, call)?;
+                if let Err(error) = shape::fit(&kind, &mut new, call) {
+                    return Err(patch.misfit(&kind, &shown, &Applying { call, part, now: &now }, &error));
+                }
                 if let Some(alias) = kind.alias {
                     (alias.store)(&mut new);
                     new.set(&["apiVersion"], old.api_version());

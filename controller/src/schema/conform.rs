@@ -16,8 +16,24 @@ const MAX_ERRORS: usize = 100;
 
 /// An object that does not fit its type; the message is upstream's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct DecodeError(pub String);
+#[error("{message}")]
+pub struct DecodeError {
+    message: String,
+    conversion: Option<String>,
+}
+
+impl DecodeError {
+    /// With this message, however the object was read.
+    pub fn new(message: String) -> DecodeError {
+        DecodeError { message, conversion: None }
+    }
+
+    /// The message where the object did not come as JSON but as a map, as strategic patches leave it: upstream reads those
+    /// by other code, which says less.
+    pub fn of_conversion(&self) -> &str {
+        self.conversion.as_deref().unwrap_or(&self.message)
+    }
+}
 
 /// Makes an object fit its type. Returns `unknown field "spec.foo"` for each field that was dropped.
 pub fn conform(kind: TypeId, object: &mut Map<String, Value>) -> Result<Vec<String>, DecodeError> {
@@ -34,6 +50,18 @@ pub fn strict_decoding_error(errors: &[String]) -> String {
 /// Upstream's sentence around a decoding error, the message of a BadRequest.
 pub fn cannot_be_handled(kind: &str, version: &str, error: &str) -> String {
     format!("{kind} in version {version:?} cannot be handled as a {kind}: {error}")
+}
+
+/// What Go's decoder calls a value.
+pub(crate) fn json_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
 }
 
 struct Walk {
@@ -114,7 +142,7 @@ impl Walk {
                 match fit(scalar, value) {
                     Ok(()) => Ok(()),
                     Err(Misfit::Type) => Err(self.mismatch(owner, field, value, false)),
-                    Err(Misfit::Message(message)) => Err(DecodeError(message)),
+                    Err(Misfit::Message(message)) => Err(DecodeError::new(message)),
                 }
             }
         }
@@ -129,13 +157,8 @@ impl Walk {
 
     fn mismatch(&self, owner: TypeId, field: Field, value: &Value, whole: bool) -> DecodeError {
         let found = match value {
-            Value::Null => "null".to_owned(),
-            Value::Bool(_) => "bool".to_owned(),
-            Value::String(_) => "string".to_owned(),
-            Value::Array(_) => "array".to_owned(),
-            Value::Object(_) => "object".to_owned(),
             Value::Number(number) if is_integer(field) => format!("number {number}"),
-            Value::Number(_) => "number".to_owned(),
+            other => json_type(other).to_owned(),
         };
         let element = go_type(field);
         let expected = match field.shape() {
@@ -143,8 +166,10 @@ impl Walk {
             Shape::Map if whole => format!("map[string]{element}"),
             _ => element,
         };
+        let conversion = Some(conversion(field, value, whole, &expected));
         let (owner, path) = (owner.short_name(), self.go.join("."));
-        DecodeError(format!("json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {expected}"))
+        let message = format!("json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {expected}");
+        DecodeError { message, conversion }
     }
 }
 
@@ -162,6 +187,32 @@ fn inlined(kind: TypeId, name: &str, way: &mut Vec<String>) {
         } else if own.name() == name {
             return;
         }
+    }
+}
+
+/// What upstream's converter of maps says of a value that does not fit.
+fn conversion(field: Field, value: &Value, whole: bool, expected: &str) -> String {
+    let found = match value {
+        Value::Null => "invalid",
+        Value::Bool(_) => "bool",
+        Value::String(_) => "string",
+        Value::Array(_) => "slice",
+        Value::Object(_) => "map",
+        Value::Number(number) if number.is_f64() => "float64",
+        Value::Number(_) => "int64",
+    };
+    match (field.shape(), field.element()) {
+        (Shape::List, _) if whole => format!("cannot restore slice from {found}"),
+        (Shape::Map, _) if whole => format!("cannot restore map from {found}"),
+        (_, Element::Object(_)) => format!("cannot restore struct from: {found}"),
+        // Go converts whole numbers to text and fractions to whole numbers, which upstream does not allow here.
+        (_, Element::Scalar(scalar)) => match (scalar, value) {
+            (Scalar::String, Value::Number(number)) if !number.is_f64() => {
+                format!("cannot convert {found} to {expected}")
+            }
+            (Scalar::Int32 | Scalar::Int64, Value::Number(_)) => format!("cannot convert {found} to {expected}"),
+            _ => format!("unrecognized type: {expected}"),
+        },
     }
 }
 
@@ -312,7 +363,7 @@ mod tests {
     fn run(kind: (&str, &str, &str), object: Value) -> (Value, Result<Vec<String>, String>) {
         let mut object = object.as_object().unwrap().clone();
         let result = conform(lookup(kind.0, kind.1, kind.2).unwrap(), &mut object);
-        (Value::Object(object), result.map_err(|error| error.0))
+        (Value::Object(object), result.map_err(|error| error.message))
     }
 
     const DEPLOYMENT: (&str, &str, &str) = ("apps", "v1", "Deployment");
@@ -361,6 +412,23 @@ mod tests {
             error(json!({"spec": []})),
             "json: cannot unmarshal array into Go struct field Deployment.spec of type v1.DeploymentSpec"
         );
+    }
+
+    #[test]
+    fn mismatches_of_maps_read_as_gos_converter() {
+        let kind = lookup("apps", "v1", "Deployment").unwrap();
+        for (mut object, expected) in [
+            (json!({"spec": {"replicas": "x"}}), "unrecognized type: int32"),
+            (json!({"spec": {"replicas": 1.5}}), "cannot convert float64 to int32"),
+            (json!({"spec": {"paused": "x"}}), "unrecognized type: bool"),
+            (json!({"metadata": {"labels": {"a": 1}}}), "cannot convert int64 to string"),
+            (json!({"metadata": {"labels": []}}), "cannot restore map from slice"),
+            (json!({"spec": {"template": {"spec": {"containers": {}}}}}), "cannot restore slice from map"),
+            (json!({"spec": "x"}), "cannot restore struct from: string"),
+        ] {
+            let error = conform(kind, object.as_object_mut().unwrap()).unwrap_err();
+            assert_eq!(error.of_conversion(), expected);
+        }
     }
 
     #[test]

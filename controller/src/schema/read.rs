@@ -35,8 +35,11 @@ pub fn read_json(bytes: &[u8]) -> Result<Document, ReadError> {
     let mut reader = serde_json::Deserializer::from_slice(bounded(bytes)?);
     let mut document = Document::default();
     let seed = Seed { path: &Trail::Root, duplicates: &mut document.duplicates, fields: None };
-    document.value = seed.deserialize(&mut reader).map_err(|error| ReadError::Syntax(error.to_string()))?;
-    reader.end().map_err(|error| ReadError::Syntax(error.to_string()))?;
+    let wrong = |error: serde_json::Error| {
+        ReadError::Syntax(super::syntax::complaint(bytes).unwrap_or_else(|| error.to_string()))
+    };
+    document.value = seed.deserialize(&mut reader).map_err(wrong)?;
+    reader.end().map_err(wrong)?;
     Ok(document)
 }
 

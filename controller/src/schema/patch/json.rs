@@ -10,11 +10,7 @@ const MAX_OPERATIONS: usize = 10_000;
 const MAX_COPIED: usize = crate::schema::read::MAX_BYTES;
 
 /// Applies the operations in order; the first that fails fails the patch.
-pub fn json_patch(target: &mut Map<String, Value>, patch: &Value) -> Result<(), PatchError> {
-    let Value::Array(operations) = patch else {
-        let message = "json: cannot unmarshal object into Go value of type jsonpatch.Patch";
-        return Err(PatchError::BadRequest(message.to_owned()));
-    };
+pub fn json_patch(target: &mut Map<String, Value>, operations: &[Value]) -> Result<(), PatchError> {
     if operations.len() > MAX_OPERATIONS {
         let (max, count) = (MAX_OPERATIONS, operations.len());
         let message = format!("The allowed maximum operations in a JSON patch is {max}, got {count}");
@@ -237,7 +233,7 @@ mod tests {
 
     fn run(target: Value, patch: Value) -> Result<Value, String> {
         let mut target = target.as_object().unwrap().clone();
-        json_patch(&mut target, &patch).map_err(|error| error.to_string())?;
+        json_patch(&mut target, patch.as_array().unwrap()).map_err(|error| error.to_string())?;
         Ok(Value::Object(target))
     }
 
@@ -278,6 +274,5 @@ mod tests {
             error(json!({"op": "add", "path": "/a/5", "value": 1})),
             "error in add for path: '/a/5': Unable to access invalid index: 5: invalid index referenced"
         );
-        assert!(run(json!({}), json!({})).unwrap_err().starts_with("json: cannot unmarshal object"));
     }
 }
