@@ -43,6 +43,8 @@ pub struct Power<'a> {
     pub rtc: Option<&'a str>,
     /// A second disk, read-only.
     pub disk: Option<&'a Path>,
+    /// The guest's address, where it is not the one that the emulator's DHCP gives out.
+    pub address: Option<&'a str>,
     /// `(port of the namespace, port of the guest)`.
     pub ports: &'a [(u16, u16)],
 }
@@ -66,8 +68,9 @@ impl Emulator {
         let card = format!("format=raw,file={}", text(power.card));
         match power.machine {
             Machine::Virt => {
-                let forwards: String =
-                    power.ports.iter().map(|(from, to)| format!(",hostfwd=tcp:10.99.0.1:{from}-:{to}")).collect();
+                let guest = power.address.unwrap_or_default();
+                let forward = |(from, to): &(u16, u16)| format!(",hostfwd=tcp:10.99.0.1:{from}-{guest}:{to}");
+                let forwards: String = power.ports.iter().map(forward).collect();
                 command.args(["-M", "virt", "-cpu", "cortex-a72", "-smp", "2", "-m", "512", "-bios"]);
                 command.arg(power.boot_loader);
                 // U-Boot counts disks from the end: the card must be its first.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use serde::Deserialize;
 
@@ -46,6 +46,8 @@ pub struct Config {
     pub network: Network,
     /// Where images come from.
     pub registries: Registries,
+    /// How a new system is judged.
+    pub update: Update,
     /// Whether the board is reset when it hangs.
     pub watchdog: bool,
 }
@@ -59,6 +61,7 @@ impl Default for Config {
             controller: Controller::default(),
             network: Network::default(),
             registries: Registries::default(),
+            update: Update::default(),
             watchdog: true,
         }
     }
@@ -96,6 +99,25 @@ pub struct Network {
     pub gateway: Option<Ipv4Addr>,
     /// Resolvers; DHCP's otherwise.
     pub dns: Vec<IpAddr>,
+}
+
+/// How a system that boots for the first time is judged.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Update {
+    /// Not ready by then, it is left for the former one.
+    pub trial_seconds: u64,
+}
+
+impl Update {
+    /// Less is no time to boot in, more is no limit.
+    const TRIAL_SECONDS: RangeInclusive<u64> = 30..=86_400;
+}
+
+impl Default for Update {
+    fn default() -> Self {
+        Self { trial_seconds: 600 }
+    }
 }
 
 /// Where images come from.
@@ -261,6 +283,11 @@ fn check(config: &mut Config, text: &str, mistakes: &mut Vec<Mistake>) {
         wrong("token", "a token without ca-pin: the board could not tell its controller from another".into(), cure);
         controller.token = None;
     }
+    if !Update::TRIAL_SECONDS.contains(&config.update.trial_seconds) {
+        let cure = "write seconds from 30 to 86400, or remove the line: 600";
+        wrong("trial-seconds", "update.trial-seconds is no time for a trial".into(), cure);
+        config.update = Update::default();
+    }
     check_registries(&mut config.registries, &mut wrong);
     keys::check(&mut config.ssh_keys, &mut wrong);
     if config.role == Role::Agent && !config.controller.is_named() {
@@ -331,13 +358,15 @@ mod tests {
         let text = format!(
             "\u{feff}role = \"agent\"\r\nnode-name = \"pi-1\"\r\n[controller]\naddress = \"https://10.0.0.1:6443\"\n\
              token = \"abcdef.0123456789abcdef\"\nca-pin = \"{PIN}\"\n[network]\naddress = \"10.0.0.7/24\"\n\
-             gateway = \"10.0.0.1\"\ndns = [\"10.0.0.1\"]\n[registries]\ninsecure = [\"10.0.0.1:5000\"]\n"
+             gateway = \"10.0.0.1\"\ndns = [\"10.0.0.1\"]\n[registries]\ninsecure = [\"10.0.0.1:5000\"]\n\
+             [update]\ntrial-seconds = 90\n"
         );
         let (config, mistakes) = told(&text);
         assert_eq!(mistakes, []);
         assert_eq!((config.role, config.node_name.as_deref()), (Role::Agent, Some("pi-1")));
         assert_eq!(config.controller.ca_pin.as_deref(), Some(PIN));
         assert_eq!(config.network.gateway, Some(Ipv4Addr::new(10, 0, 0, 1)));
+        assert_eq!(config.update.trial_seconds, 90);
         assert_eq!(told(""), (Config::default(), Vec::new()));
     }
 
@@ -364,6 +393,7 @@ mod tests {
             ("[controller]\nca-pin = \"sha256:00\"", 2, "no pin"),
             ("[controller]\ntoken = \"a.b\"", 2, "without ca-pin"),
             ("[controller]\nbundle = \"../x\"", 2, "no name of a file"),
+            ("[update]\ntrial-seconds = 5", 2, "no time"),
             ("[controller]\ntoken = \"a.b\"\nbundle = \"x\"", 3, "the bundle is used"),
         ] {
             let (_, mistakes) = told(text);

@@ -52,8 +52,6 @@ const RUN: &str = "/run/bramble";
 /// Before a daemon that ended is started again; doubled each time, until one has lived for a while.
 const RESTART_PAUSE: Duration = Duration::from_secs(2);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
-/// A system on trial that has not become ready by then is not good: the board is reset, and the other slot boots.
-const TRIAL: Duration = Duration::from_secs(600);
 /// A confirmed system is taken for good again when its daemons have lived so long, controller or not.
 const SETTLED: Duration = Duration::from_secs(30);
 /// Lines that wait to be shown; who writes more waits.
@@ -81,6 +79,7 @@ enum End {
 
 fn boot() -> io::Result<End> {
     let mut consoles = Consoles::open();
+    consoles.line(concat!("bramble: version ", env!("CARGO_PKG_VERSION"), " starts"));
     mount_kernel_views(&mut consoles)?;
     let line = fs::read_to_string("/proc/cmdline")?;
     let disk = Disk::wait()?;
@@ -239,7 +238,7 @@ impl Board {
         let (mut daemon, mut begun, mut pause) = (self.start_daemon(&send)?, Instant::now(), RESTART_PAUSE / 2);
         let mut again = None;
         let trial = self.is_trial();
-        let mut judged = Some(Instant::now() + if trial { TRIAL } else { SETTLED });
+        let mut judged = Some(Instant::now() + if trial { self.trial_limit() } else { SETTLED });
         let end = loop {
             let at = judged.unwrap_or_else(Instant::now);
             tokio::select! {
@@ -302,6 +301,11 @@ impl Board {
             let _ = dog.await;
         }
         Ok(end)
+    }
+
+    /// A system on trial that has not become ready by then is not good: the board is reset, and the other slot boots.
+    fn trial_limit(&self) -> Duration {
+        Duration::from_secs(self.config.update.trial_seconds)
     }
 
     fn is_trial(&self) -> bool {

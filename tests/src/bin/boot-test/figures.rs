@@ -1,10 +1,12 @@
-//! Figures that take their time: memory of a board of 512 MB without and with pods, and what an idle one writes to its card.
+//! Figures that take their time: a plain Debian's boot to compare with, memory of a board of 512 MB without and with pods, and
+//! what an idle one writes to its card.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bramble_tests::board::Board;
-use bramble_tests::emulator::Emulator;
+use bramble_tests::emulator::{Emulator, card};
 use bramble_tests::image::Image;
 
 use crate::guest::{PATIENCE, workload};
@@ -13,12 +15,31 @@ use crate::{Test, step};
 
 /// Where the guest's API server is outside.
 const API_OUTSIDE: u16 = 16443;
+/// As `images/debian` makes it.
+const DEBIAN_MIB: u64 = 1536;
 const PODS: u32 = 10;
 /// What an emulated board needs until nothing of its start goes on any more.
 const SETTLE: Duration = Duration::from_secs(90);
 const IDLE: Duration = Duration::from_secs(600);
 
 impl Test {
+    /// What `images/debian` made: no orchestrator, no container, in the same machine by the same boot loader.
+    pub(crate) fn debian(&mut self, made: &Path) {
+        step("a plain Debian beside it");
+        let board = Board::new("debian");
+        let own = self.work.join("debian.card");
+        card(made, &own, DEBIAN_MIB);
+        let mut emulator = Emulator::start(&board, &self.work.join("debian"), &self.power(&own, None, &[]));
+        for (text, name) in [
+            ("Welcome to", "plain Debian: power on to process 1"),
+            ("debian: network", "plain Debian: power on to network"),
+            ("debian login:", "plain Debian: power on to a login"),
+        ] {
+            let seconds = emulator.wait_for(text, 1);
+            self.seconds(name, seconds);
+        }
+    }
+
     pub(crate) fn memory_and_card_writes(&mut self) {
         step("memory and card writes; takes a quarter of an hour");
         let board = Board::new("figures");

@@ -11,6 +11,8 @@ pub(crate) const OUTSIDE: u16 = 18080;
 pub(crate) const NODE_PORT: u16 = 30080;
 /// Emulated boards are slow.
 pub(crate) const PATIENCE: u64 = 240;
+/// How long the board that joins gives a new system.
+pub(crate) const TRIAL_SECONDS: u64 = 60;
 /// The board that joins.
 pub(crate) const NODE: &str = "arm-1";
 
@@ -24,7 +26,7 @@ pub(crate) fn join_config(board: &Board) -> String {
     };
     format!(
         "role = \"agent\"\nnode-name = \"{NODE}\"\n[controller]\naddress = \"{}\"\ntoken = \"{}\"\nca-pin = \"{}\"\n\
-         [registries]\ninsecure = [\"10.99.0.1:5000\"]\n",
+         [registries]\ninsecure = [\"10.99.0.1:5000\"]\n[update]\ntrial-seconds = {TRIAL_SECONDS}\n",
         value("--server"),
         value("--token"),
         value("--ca-pin"),

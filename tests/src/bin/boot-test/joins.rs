@@ -17,9 +17,9 @@ use crate::ssh::{Key, SSH, greeting, refused};
 use crate::{Test, step};
 
 /// An emulated board that has joined a controller outside.
-struct Joined {
-    emulator: Emulator,
-    key: Key,
+pub(crate) struct Joined {
+    pub(crate) emulator: Emulator,
+    pub(crate) key: Key,
     card: PathBuf,
     /// The second disk: updates.
     updates: PathBuf,
@@ -39,6 +39,7 @@ impl Test {
         // From here on the image is on the board.
         drop(registry);
         self.is_reset(&mut board, &mut joined);
+        joined.gives_way_while_on_trial(&mut board);
         self.is_updated(&board, joined);
     }
 

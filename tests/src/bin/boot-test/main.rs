@@ -2,14 +2,15 @@
 //! without that controller, takes a good update and throws a bad one away, and runs alone.
 //!
 //! Prints a table of figures at its end. Arguments: the image, its update, a folder for the work, the cross-built binary,
-//! U-Boot for the emulator's own machine, U-Boot and device tree for the Pi; `--figures` behind them measures memory and
-//! card writes instead.
+//! U-Boot for the emulator's own machine, U-Boot and device tree for the Pi; `--figures` and a card of plain Debian behind
+//! them measure the way to the first pod beside Debian's boot, memory and card writes instead.
 
 mod alone;
 mod figures;
 mod guest;
 mod joins;
 mod ssh;
+mod trial;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,15 +35,20 @@ struct Test {
 
 fn main() {
     let mut paths: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
-    let measures = paths.pop_if(|last| last.as_os_str() == "--figures").is_some();
+    let flag = paths.iter().position(|path| path.as_os_str() == "--figures");
+    let debian = flag.and_then(|at| paths.drain(at..).nth(1));
     let [image, update, work, program, boot_loader, pi_boot_loader, pi_tree] = paths.try_into().unwrap_or_else(|_| {
-        eprintln!("usage: boot-test IMAGE UPDATE FOLDER BINARY U-BOOT PI-U-BOOT PI-TREE; see images/boot-test");
+        eprintln!(
+            "usage: boot-test IMAGE UPDATE FOLDER BINARY U-BOOT PI-U-BOOT PI-TREE [--figures DEBIAN]; see images/boot-test"
+        );
         std::process::exit(2)
     });
     let figures = Vec::new();
     let mut test = Test { image, update, work, program, boot_loader, pi_boot_loader, pi_tree, figures };
     fs::create_dir_all(&test.work).expect("a folder");
-    if measures {
+    if let Some(debian) = debian {
+        test.debian(&debian);
+        test.runs_alone();
         test.memory_and_card_writes();
     } else {
         test.joins_serves_and_is_updated();
@@ -91,6 +97,7 @@ impl Test {
             boot_loader: &self.boot_loader,
             device_tree: None,
             rtc: None,
+            address: None,
             disk,
             ports,
         }
