@@ -70,6 +70,10 @@ pub(crate) struct Host {
     pub(crate) oom_score_adj: i32,
     /// Our own hard limits, above which nothing goes without CAP_SYS_RESOURCE.
     pub(crate) hard_limits: Vec<(&'static str, u64)>,
+    /// Descriptors of a process, above which no limit goes, whoever asks.
+    pub(crate) open_files_max: u64,
+    /// Whether the kernel counts swap for each cgroup v2.
+    pub(crate) counts_swap: bool,
     pub(crate) hierarchy: Hierarchy,
 }
 
@@ -83,11 +87,17 @@ impl Host {
         let held = set("CapEff:") & set("CapBnd:");
         let adj = fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|v| v.trim().parse().ok()).unwrap_or(0);
         let limit = |(name, resource)| (name, getrlimit(resource).maximum.unwrap_or(u64::MAX));
+        let open_files_max = fs::read_to_string("/proc/sys/fs/nr_open").ok().and_then(|v| v.trim().parse().ok());
+        let hierarchy = Hierarchy::detect();
+        let line = fs::read_to_string("/proc/cmdline").unwrap_or_default();
+        let swaps = fs::exists("/proc/swaps").unwrap_or(false) && !line.split(' ').any(|word| word == "swapaccount=0");
         Host {
             capabilities: capability_names(held),
             oom_score_adj: adj,
             hard_limits: LIMITS.map(limit).to_vec(),
-            hierarchy: Hierarchy::detect(),
+            open_files_max: open_files_max.unwrap_or(u64::MAX),
+            counts_swap: swaps && hierarchy == Hierarchy::V2,
+            hierarchy,
         }
     }
 

@@ -52,9 +52,21 @@ pub(crate) fn mount_overlay(
 
 /// Before Linux 6.8 there is no `lowerdir+`, and all layers must go into one string.
 fn overlay_of_one_page(lower: &[PathBuf], upper: &Path, work: &Path, target: &Path) -> rustix::io::Result<()> {
-    let lower = lower.iter().map(|l| l.to_string_lossy()).collect::<Vec<_>>().join(":");
-    let data = format!("lowerdir={lower},upperdir={},workdir={},volatile", upper.display(), work.display());
-    let data = std::ffi::CString::new(data).map_err(|_| rustix::io::Errno::INVAL)?;
+    use std::os::fd::AsRawFd;
+    let data = |lower: &[String]| {
+        let lower = lower.join(":");
+        format!("lowerdir={lower},upperdir={},workdir={},volatile", upper.display(), work.display())
+    };
+    let mut text = data(&lower.iter().map(|layer| layer.to_string_lossy().into_owned()).collect::<Vec<_>>());
+    // Many layers with long names: by their descriptors, whose names are short. They need to be open only now.
+    let mut open = Vec::new();
+    if text.len() >= rustix::param::page_size() {
+        for layer in lower {
+            open.push(rustix::fs::open(layer, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?);
+        }
+        text = data(&open.iter().map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd())).collect::<Vec<_>>());
+    }
+    let data = std::ffi::CString::new(text).map_err(|_| rustix::io::Errno::INVAL)?;
     rustix::mount::mount("overlay", target, "overlay", rustix::mount::MountFlags::empty(), data.as_c_str())
 }
 

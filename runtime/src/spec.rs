@@ -120,11 +120,9 @@ fn oom_score_adj(wanted: i32, host: &Host) -> i32 {
 
 fn rlimits(wanted: &[Rlimit], host: &Host) -> Vec<Value> {
     let limit = |rlimit: &Rlimit| {
-        let hard = if host.may("CAP_SYS_RESOURCE") {
-            rlimit.hard
-        } else {
-            rlimit.hard.min(host.hard_limit(&rlimit.kind).unwrap_or(rlimit.hard))
-        };
+        let most = if rlimit.kind == "RLIMIT_NOFILE" { host.open_files_max } else { u64::MAX };
+        let own = host.hard_limit(&rlimit.kind).filter(|_| !host.may("CAP_SYS_RESOURCE"));
+        let hard = rlimit.hard.min(most).min(own.unwrap_or(u64::MAX));
         json!({ "type": rlimit.kind, "soft": rlimit.soft.min(hard), "hard": hard })
     };
     wanted.iter().map(limit).collect()
@@ -159,7 +157,7 @@ fn linux(inputs: &Inputs<'_>) -> Value {
     let mut linux = json!({
         "namespaces": namespaces(inputs),
         "cgroupsPath": inputs.cgroup_path,
-        "resources": resources(&inputs.container.resources),
+        "resources": resources(&inputs.container.resources, inputs.host),
         "maskedPaths": paths(&security.masked_paths, &MASKED),
         "readonlyPaths": paths(&security.readonly_paths, &READ_ONLY),
         "devices": nodes(inputs),
@@ -204,7 +202,7 @@ fn nodes(inputs: &Inputs<'_>) -> Vec<Value> {
     made.map(|(node, path, _)| device(node, path)).collect()
 }
 
-fn resources(wanted: &Resources) -> Value {
+fn resources(wanted: &Resources, host: &Host) -> Value {
     let mut out = json!({ "cpu": {}, "memory": {} });
     if let Some(shares) = wanted.cpu_shares {
         out["cpu"]["shares"] = json!(shares.clamp(2, 262_144));
@@ -221,6 +219,11 @@ fn resources(wanted: &Resources) -> Value {
     }
     if let Some(limit) = wanted.memory_limit.filter(|l| *l > 0) {
         out["memory"]["limit"] = json!(limit);
+        // Memory and swap together, as OCI has it: on a board with compressed swap a limit would end nobody otherwise. The
+        // one byte makes no page; libcgroups takes a difference of zero for nothing to set.
+        if host.counts_swap {
+            out["memory"]["swap"] = json!(limit.saturating_add(1));
+        }
     }
     if let Some(limit) = wanted.pids_limit.filter(|l| *l > 0) {
         out["pids"] = json!({ "limit": limit });

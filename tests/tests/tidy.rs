@@ -152,3 +152,18 @@ fn nothing_is_left_undone_or_switched_off() {
     }
     fail_if_any("left undone", &offences);
 }
+
+#[test]
+fn what_is_not_run_under_qemu_user_exists_and_says_why() {
+    let list = fs::read_to_string(root().join("cross/untested")).expect("the list of `cross/build --test`");
+    let sources = sources();
+    let mut offences = Vec::new();
+    for line in list.lines().filter(|line| !line.starts_with('#')) {
+        let (test, reason) = line.split_once(' ').unwrap_or((line, ""));
+        let function = format!("fn {}(", test.rsplit("::").next().unwrap_or_default());
+        if reason.is_empty() || !sources.iter().any(|(_, text)| text.contains(&function)) {
+            offences.push(format!("{test}: {}", if reason.is_empty() { "no reason" } else { "no such test" }));
+        }
+    }
+    fail_if_any("cross/untested", &offences);
+}

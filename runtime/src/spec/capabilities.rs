@@ -57,7 +57,14 @@ mod tests {
 
     fn host(without: &str) -> Host {
         let capabilities = CAPABILITIES.iter().copied().filter(|c| *c != without).collect();
-        Host { capabilities, oom_score_adj: 0, hard_limits: Vec::new(), hierarchy: Hierarchy::V2 }
+        Host {
+            capabilities,
+            oom_score_adj: 0,
+            hard_limits: Vec::new(),
+            open_files_max: u64::MAX,
+            counts_swap: true,
+            hierarchy: Hierarchy::V2,
+        }
     }
 
     fn with(add: &[&str], drop: &[&str]) -> Vec<String> {

@@ -15,7 +15,14 @@ fn host() -> Host {
     let capabilities = CAPABILITIES.iter().copied().filter(|c| *c != "CAP_SYS_RESOURCE").collect();
     let mounts = ["cpu", "memory", "freezer"].map(|c| Path::new("/sys/fs/cgroup").join(c)).to_vec();
     let hard_limits = vec![("RLIMIT_NOFILE", 4096)];
-    Host { capabilities, oom_score_adj: -5, hard_limits, hierarchy: Hierarchy::V1(mounts) }
+    Host {
+        capabilities,
+        oom_score_adj: -5,
+        hard_limits,
+        open_files_max: 1 << 20,
+        counts_swap: false,
+        hierarchy: Hierarchy::V1(mounts),
+    }
 }
 
 fn made(sandbox: &SandboxConfig, container: &ContainerConfig) -> Value {

@@ -15,6 +15,14 @@ use bramble_runtime::{
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How many times slower than a machine this one is, where somebody says so: an emulated board.
+const SLOWER: &str = "BRAMBLE_TEST_SLOWER";
+const CGROUPS: &str = "/sys/fs/cgroup";
+
+/// So many times longer whatever waits may wait here.
+pub(crate) fn slower() -> u32 {
+    std::env::var(SLOWER).map_or(1, |times| times.parse().unwrap_or_else(|e| panic!("{SLOWER}={times}: {e}")))
+}
 
 /// A runtime with its places.
 pub(crate) struct Board {
@@ -111,7 +119,7 @@ impl Board {
 
     /// Looks again whenever something happened.
     pub(crate) fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + PATIENCE * slower();
         loop {
             if let Some(found) = look() {
                 return found;
@@ -145,12 +153,8 @@ impl Board {
         let mut found = Vec::new();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         found.extend(mounts.lines().filter(|l| l.contains(self.dir.to_str().unwrap())).map(|l| format!("mount {l}")));
-        for controller in fs::read_dir("/sys/fs/cgroup").unwrap() {
-            let dir = controller.unwrap().path().join(&self.layout.cgroup_root);
-            if dir.exists() {
-                found.push(format!("cgroup {}", dir.display()));
-            }
-        }
+        let groups = cgroup_roots().into_iter().map(|root| root.join(&self.layout.cgroup_root));
+        found.extend(groups.filter(|dir| dir.exists()).map(|dir| format!("cgroup {}", dir.display())));
         for process in fs::read_dir("/proc").unwrap().flatten() {
             let link = fs::read_link(process.path().join("cwd")).unwrap_or_default();
             if link.starts_with(&self.dir) {
@@ -171,15 +175,35 @@ impl Drop for Board {
         let purged = self.runtime.purge();
         let traces = self.traces();
         let _ = fs::remove_dir_all(&self.dir);
-        for controller in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        for root in cgroup_roots() {
             // Ours when it is empty; another test run's when it is not.
-            let _ = fs::remove_dir(controller.path().join("bramble-test"));
+            let _ = fs::remove_dir(root.join("bramble-test"));
         }
         if !std::thread::panicking() {
             purged.unwrap_or_else(|e| panic!("purge: {}", e.chain()));
             assert!(traces.is_empty(), "left over: {traces:#?}");
         }
     }
+}
+
+/// Where trees of cgroups begin: at the one mount on v2, at each controller's on v1.
+fn cgroup_roots() -> Vec<PathBuf> {
+    if is_cgroup2() {
+        return vec![CGROUPS.into()];
+    }
+    fs::read_dir(CGROUPS).into_iter().flatten().flatten().map(|controller| controller.path()).collect()
+}
+
+/// Whether there is nothing but cgroup v2.
+pub(crate) fn is_cgroup2() -> bool {
+    Path::new(CGROUPS).join("cgroup.controllers").exists()
+}
+
+/// Whether this kernel tells an exit code after the process was reaped by somebody else (`PIDFD_GET_INFO`, Linux 6.15).
+pub(crate) fn kernel_keeps_exit_codes() -> bool {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-', '+']).map(|part| part.parse::<u32>().unwrap_or(0));
+    (numbers.next(), numbers.next()) >= (Some(6), Some(15))
 }
 
 pub(crate) fn finish(session: Session) -> (i32, String) {

@@ -1,14 +1,16 @@
 //! `images/boot-test`: the very image of a card, in an emulator: it joins a controller outside, pulls and serves, comes back
-//! without that controller, takes a good update and throws a bad one away, and runs alone.
+//! without that controller, takes a good update and throws a bad one away, and runs alone; the runtime's tests run inside.
 //!
 //! Prints a table of figures at its end. Arguments: the image, its update, a folder for the work, the cross-built binary,
-//! U-Boot for the emulator's own machine, U-Boot and device tree for the Pi; `--figures` and a card of plain Debian behind
-//! them measure the way to the first pod beside Debian's boot, memory and card writes instead.
+//! U-Boot for the emulator's own machine, U-Boot and device tree for the Pi, the runtime's tests as a program; behind them
+//! `--only STEP`, or `--figures` and a card of plain Debian: they measure the way to the first pod beside Debian's boot, memory
+//! and card writes instead.
 
 mod alone;
 mod figures;
 mod guest;
 mod joins;
+mod runtime;
 mod ssh;
 mod trial;
 
@@ -22,6 +24,17 @@ use bramble_tests::host::{binary, succeed};
 /// A card's least size today, in MiB; QEMU's Pi wants a power of two.
 const CARD_MIB: u64 = 1024;
 
+/// A step's name and what it does.
+type Step = (&'static str, fn(&mut Test));
+
+/// What is done with the image, each with a card of its own.
+const STEPS: [Step; 4] = [
+    ("joins", Test::joins_serves_and_is_updated),
+    ("alone", Test::runs_alone),
+    ("pi", Test::starts_on_a_pi),
+    ("runtime", Test::passes_the_runtimes_tests),
+];
+
 struct Test {
     image: PathBuf,
     update: PathBuf,
@@ -30,30 +43,38 @@ struct Test {
     boot_loader: PathBuf,
     pi_boot_loader: PathBuf,
     pi_tree: PathBuf,
+    runtime_tests: PathBuf,
     figures: Vec<(String, String)>,
 }
 
 fn main() {
     let mut paths: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
-    let flag = paths.iter().position(|path| path.as_os_str() == "--figures");
-    let debian = flag.and_then(|at| paths.drain(at..).nth(1));
-    let [image, update, work, program, boot_loader, pi_boot_loader, pi_tree] = paths.try_into().unwrap_or_else(|_| {
-        eprintln!(
-            "usage: boot-test IMAGE UPDATE FOLDER BINARY U-BOOT PI-U-BOOT PI-TREE [--figures DEBIAN]; see images/boot-test"
-        );
+    let flag = paths.iter().position(|path| path.as_os_str().as_encoded_bytes().starts_with(b"--"));
+    let (mode, operand) = match flag.map(|at| paths.split_off(at)).as_deref() {
+        Some([mode, operand]) => (mode.display().to_string(), operand.clone()),
+        _ => Default::default(),
+    };
+    let usage = || {
+        let steps = STEPS.map(|(name, _)| name).join(", ");
+        eprintln!("usage: images/boot-test [--figures | --only STEP] [IMG]; steps: {steps}");
         std::process::exit(2)
-    });
+    };
+    let [image, update, work, program, boot_loader, pi_boot_loader, pi_tree, runtime_tests] =
+        paths.try_into().unwrap_or_else(|_| usage());
     let figures = Vec::new();
-    let mut test = Test { image, update, work, program, boot_loader, pi_boot_loader, pi_tree, figures };
+    let mut test = Test { image, update, work, program, boot_loader, pi_boot_loader, pi_tree, runtime_tests, figures };
+    let is_wanted = |name: &str| mode != "--only" || operand.as_os_str() == name;
+    let steps: Vec<_> = STEPS.into_iter().filter(|(name, _)| is_wanted(name)).collect();
+    if steps.is_empty() {
+        usage();
+    }
     fs::create_dir_all(&test.work).expect("a folder");
-    if let Some(debian) = debian {
-        test.debian(&debian);
+    if mode == "--figures" {
+        test.debian(&operand);
         test.runs_alone();
         test.memory_and_card_writes();
     } else {
-        test.joins_serves_and_is_updated();
-        test.runs_alone();
-        test.starts_on_a_pi();
+        steps.into_iter().for_each(|(_, step)| step(&mut test));
     }
     println!("\n{:<62} {:>12}", "figure (emulated; load decides)", "value");
     for (name, value) in &test.figures {

@@ -34,8 +34,12 @@ impl Key {
         format!("ssh-key = \"{}\"\n", line.trim())
     }
 
-    /// A host is believed at first and must be the same afterwards.
     pub(crate) fn run(&self, board: &Board, line: &str) -> Output {
+        output(&mut self.command(board, line))
+    }
+
+    /// A host is believed at first and must be the same afterwards; one that is silent for two minutes is gone.
+    pub(crate) fn command(&self, board: &Board, line: &str) -> Command {
         let mut ssh = board.command("ssh");
         ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ConnectTimeout=30"]);
         ssh.args([
@@ -44,7 +48,9 @@ impl Key {
             "-o",
             &format!("UserKnownHostsFile={}", self.hosts.display()),
         ]);
-        output(ssh.arg("-i").arg(&self.file).args(["-p", &SSH.to_string(), "root@10.99.0.1", line]))
+        ssh.args(["-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=8"]);
+        ssh.arg("-i").arg(&self.file).args(["-p", &SSH.to_string(), "root@10.99.0.1", line]);
+        ssh
     }
 
     /// Until the board answers, which is what the line prints.
