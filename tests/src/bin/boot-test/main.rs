@@ -1,15 +1,16 @@
 //! `images/boot-test`: the very image of a card, in an emulator: it joins a controller outside, pulls and serves, comes back
-//! without that controller, takes a good update and throws a bad one away, and runs alone.
+//! without that controller, takes a good update and throws a bad one away, runs alone, and joins a network by radio.
 //!
 //! Prints a table of figures at its end. Arguments: the image, its update, a folder for the work, the cross-built binary,
 //! U-Boot for the emulator's own machine, U-Boot and device tree for the Pi; `--figures` behind them measures memory and
-//! card writes instead.
+//! card writes instead, `--wifi` takes only the step with an access point.
 
 mod alone;
 mod figures;
 mod guest;
 mod joins;
 mod ssh;
+mod wifi;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,7 @@ struct Test {
 
 fn main() {
     let mut paths: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let only_wifi = paths.pop_if(|last| last.as_os_str() == "--wifi").is_some();
     let measures = paths.pop_if(|last| last.as_os_str() == "--figures").is_some();
     let [image, update, work, program, boot_loader, pi_boot_loader, pi_tree] = paths.try_into().unwrap_or_else(|_| {
         eprintln!("usage: boot-test IMAGE UPDATE FOLDER BINARY U-BOOT PI-U-BOOT PI-TREE; see images/boot-test");
@@ -44,9 +46,12 @@ fn main() {
     fs::create_dir_all(&test.work).expect("a folder");
     if measures {
         test.memory_and_card_writes();
+    } else if only_wifi {
+        test.joins_by_radio();
     } else {
         test.joins_serves_and_is_updated();
         test.runs_alone();
+        test.joins_by_radio();
         test.starts_on_a_pi();
     }
     println!("\n{:<62} {:>12}", "figure (emulated; load decides)", "value");
