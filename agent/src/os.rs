@@ -3,7 +3,7 @@
 //! ```text
 //! firmware -> U-Boot: boot.script picks a slot by `slots` -> kernel, and its initial file system: `stage1`
 //!   stage1: modules -> `verity` over the slot's system -> root -> `init`, process 1:
-//!     mounts, `clock`, `config` (bramble.toml) -> `disk` grows the data partition -> `modules`, `swap`, `net` (`dhcp`)
+//!     mounts, `clock`, `config` (bramble.toml) -> `disk` grows the data partition -> `modules`, `swap`, `net` (`dhcp`, `wifi`)
 //!     -> the daemons, watched over; their lines go to `ring`; `slots` are confirmed; `watchdog`; orderly end
 //! `install` writes the other slot of a `card`; `customise` and `flash` work on an image or card from another computer.
 //! ```
@@ -31,3 +31,4 @@ pub mod stage1;
 pub mod status;
 pub mod swap;
 pub mod watchdog;
+pub mod wifi;

@@ -104,7 +104,13 @@ pub(crate) fn add_address(batch: &mut Batch, index: u32, ip: IpAddr, scope: Scop
 }
 
 /// Adds an IPv4 address of a network, for so many seconds where it is not for ever; the kernel takes it away then.
-pub(crate) fn add_network_address(batch: &mut Batch, index: u32, ip: Ipv4Addr, prefix: u8, seconds: Option<u32>) {
+pub(crate) fn add_network_address(
+    batch: &mut Batch,
+    index: u32,
+    (ip, prefix): (Ipv4Addr, u8),
+    seconds: Option<u32>,
+    metric: u32,
+) {
     batch.message(NEW_ADDRESS, ACK | CREATE | REPLACE, |m| {
         let mut header = vec![family(ip.into()), prefix, 0, SCOPE_UNIVERSE];
         header.extend(index.to_ne_bytes());
@@ -117,6 +123,7 @@ pub(crate) fn add_network_address(batch: &mut Batch, index: u32, ip: Ipv4Addr, p
         // struct ifa_cacheinfo: preferred, valid, and two times that the kernel fills in.
         let times = [lifetime, lifetime, 0, 0].map(u32::to_ne_bytes);
         m.attr(6, &times.concat());
+        m.ne32(9, metric);
     });
 }
 
@@ -152,6 +159,14 @@ pub(crate) struct Route {
 
 pub(crate) fn add_route(batch: &mut Batch, route: &Route) {
     batch.message(NEW_ROUTE, ACK | CREATE | REPLACE, |m| route_body(m, route, ROUTE_PROTOCOL, 0));
+}
+
+/// A route that others of the same destination with a smaller metric are preferred to.
+pub(crate) fn add_metric_route(batch: &mut Batch, route: &Route, metric: u32) {
+    batch.message(NEW_ROUTE, ACK | CREATE | REPLACE, |m| {
+        route_body(m, route, ROUTE_PROTOCOL, 0);
+        m.ne32(6, metric);
+    });
 }
 
 /// A route to the pods of another board, whose next hop may be any address on the link.

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use crate::images::mirrors;
 
 mod keys;
+pub mod wifi;
 
 /// A file that is longer is nobody's configuration.
 pub const FILE_BYTES_MAX: usize = 256 << 10;
@@ -44,6 +45,8 @@ pub struct Config {
     pub controller: Controller,
     /// How the board reaches its network.
     pub network: Network,
+    /// What it joins by radio.
+    pub wifi: wifi::Wifi,
     /// Where images come from.
     pub registries: Registries,
     /// How a new system is judged.
@@ -60,6 +63,7 @@ impl Default for Config {
             ssh_keys: Vec::new(),
             controller: Controller::default(),
             network: Network::default(),
+            wifi: wifi::Wifi::default(),
             registries: Registries::default(),
             update: Update::default(),
             watchdog: true,
@@ -295,6 +299,7 @@ fn check(config: &mut Config, text: &str, mistakes: &mut Vec<Mistake>) {
             "write token and ca-pin below [controller], as `bramble token create` printed them, or bundle = \"FILE\"";
         wrong("role", "an agent needs a controller to join".into(), cure);
     }
+    wifi::check(&mut config.wifi, text, mistakes);
 }
 
 fn check_registries(registries: &mut Registries, wrong: &mut impl FnMut(&str, String, &str)) {

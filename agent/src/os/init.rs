@@ -14,7 +14,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Pid;
 use rustix::system::RebootCommand;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::card::{DATA_PARTITION, read_state, write_state};
@@ -32,6 +32,7 @@ mod companions;
 mod firmware;
 mod programs;
 mod ssh;
+mod wifi;
 
 use additions::copy_new;
 use arguments::arguments;
@@ -112,13 +113,15 @@ fn boot() -> io::Result<End> {
         slot: Slot::of_command_line(&line),
         node_name,
         ssh: None,
+        wifi: None,
         state: "starting".to_owned(),
         mistakes,
     };
     let ring = Ring::open(Path::new(RUN))?;
     let mut board =
-        Board { disk, config, status, ring, consoles, companions: Companions::default(), brought_in: false };
+        Board { disk, config, status, ring, consoles, companions: Companions::default(), brought_in: false, air: None };
     board.let_in();
+    board.take_to_air();
     board.tell_status();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(board.live())
@@ -193,6 +196,8 @@ struct Board {
     companions: Companions,
     /// What lies beside `bramble.toml` was brought in since this boot.
     brought_in: bool,
+    /// How the radio is, where a network is to be joined.
+    air: Option<wifi::Heard>,
 }
 
 impl Board {
@@ -233,7 +238,10 @@ impl Board {
         let (send, mut lines) = mpsc::channel(WAITING_LINES);
         let own = tokio::net::unix::pipe::Receiver::from_owned_fd(console::redirect_standard_streams()?.into())?;
         forward(own, "", &send);
-        let network = tokio::spawn(net::run(self.config.network.clone(), self.status.node_name.clone()));
+        let wifi = self.air.is_some().then(|| self.config.wifi.clone());
+        let (found, mut radio) = oneshot::channel();
+        let settings = (self.config.network.clone(), wifi);
+        let network = tokio::spawn(net::run(settings, self.status.node_name.clone(), found));
         let dog = self.config.watchdog.then(|| tokio::spawn(watchdog::run()));
         let (mut daemon, mut begun, mut pause) = (self.start_daemon(&send)?, Instant::now(), RESTART_PAUSE / 2);
         let mut again = None;
@@ -268,8 +276,11 @@ impl Board {
                         self.say(told.as_bytes());
                     }
                 }
+                Ok(name) = &mut radio, if !radio.is_terminated() => {
+                    self.companions.add("wifi", super::wifi::command_line(&name, wifi::CONFIGURATION));
+                }
                 Some(line) = lines.recv() => {
-                    self.say(&line);
+                    self.hear(&line);
                     if is_ready(&line) {
                         if judged.take().is_some() {
                             self.confirm("ready");

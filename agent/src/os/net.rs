@@ -1,19 +1,25 @@
-//! Shell: the board's own network: loopback, a static address or DHCP on every wire, resolvers.
+//! Shell: the board's own network: loopback, a static address or DHCP on every wire and on the radio, resolvers.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
+use super::config::wifi::Wifi;
 use super::config::{Network, interface_address};
 use super::dhcp::{self, Answer, Lease, Question};
 use crate::netlink::route::{self, Route};
 use crate::netlink::socket::{Error, Socket};
 use crate::netlink::wire::Batch;
+
+mod radio;
 
 /// Where the resolvers stand; `/etc/resolv.conf` leads here.
 pub const RESOLV_CONF: &str = "/run/resolv.conf";
@@ -25,35 +31,60 @@ const LONGEST_WAIT: Duration = Duration::from_secs(64);
 /// A shorter lease is renewed no more often than this.
 const SHORTEST_RENEWAL: Duration = Duration::from_secs(30);
 
-/// Brings loopback and the wires up and keeps their addresses for ever; `name` is shown by DHCP servers.
-pub async fn run(network: Network, name: String) {
+/// Routes over wires.
+const WIRE_METRIC: u32 = 0;
+/// What resolv(5) reads.
+const RESOLVERS_MAX: usize = 3;
+/// Each interface's resolvers, the preferred interface's first.
+static RESOLVERS: Mutex<BTreeMap<(u32, String), Vec<IpAddr>>> = Mutex::new(BTreeMap::new());
+
+/// Brings loopback, the wires and, if a network is to be joined by it, the radio up, and keeps their addresses for ever;
+/// `name` is shown by DHCP servers. `found` gets the radio, for who joins.
+pub async fn run((network, wifi): (Network, Option<Wifi>), name: String, found: oneshot::Sender<String>) {
     if let Err(error) = up("lo") {
         tracing::warn!(%error, "loopback");
     }
     let wires = wires();
-    if wires.is_empty() {
+    if wires.is_empty() && wifi.is_none() {
         tracing::warn!("no wire: this board has no network interface that its kernel knows");
     }
     let mut tasks = tokio::task::JoinSet::new();
+    if let Some(wifi) = wifi {
+        let _ = tasks.spawn(radio::keep(wifi, network.dns.clone(), name.clone(), found));
+    }
     for (at, wire) in wires.into_iter().enumerate() {
         if let Err(error) = up(&wire) {
             tracing::warn!(wire, %error, "a wire that does not come up");
             continue;
         }
-        // Routers keep announcing IPv6 to us although pods make us forward.
-        let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{wire}/accept_ra"), "2");
+        prepare(&wire);
         // An address that a person gave is the first wire's.
         match network.address.as_deref().and_then(interface_address).filter(|_| at == 0) {
-            Some((address, prefix)) => settle(&wire, &fixed(&network, address, prefix)),
-            None => drop(tasks.spawn(keep_leased(wire, name.clone(), network.dns.clone()))),
+            Some((address, prefix)) => {
+                let Network { gateway, dns, .. } = network.clone();
+                settle(&wire, &Settings { address, prefix, gateway, dns, seconds: None, metric: WIRE_METRIC });
+            }
+            None => drop(tasks.spawn(keep_leased(wire, name.clone(), network.dns.clone(), WIRE_METRIC))),
         }
     }
     while tasks.join_next().await.is_some() {}
     std::future::pending().await
 }
 
+/// What the kernel does differently by default on a host that forwards, and with two ways out.
+fn prepare(name: &str) {
+    // Routers keep announcing IPv6 to us although pods make us forward.
+    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{name}/accept_ra"), "2");
+    // A wire that is pulled out leaves its way to the radio.
+    let _ = fs::write(format!("/proc/sys/net/ipv4/conf/{name}/ignore_routes_with_linkdown"), "1");
+}
+
 /// Ethernet interfaces with a device behind them, by name.
 fn wires() -> Vec<String> {
+    interfaces().into_iter().filter(|name| !radio::is_one(name)).collect()
+}
+
+fn interfaces() -> Vec<String> {
     let entries = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
     let real = entries.filter(|entry| entry.path().join("device").exists());
     let mut names: Vec<String> = real.filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -67,17 +98,15 @@ fn up(name: &str) -> Result<(), Error> {
     Socket::route()?.execute(&batch)
 }
 
-/// What a wire gets.
+/// What an interface gets.
 struct Settings {
     address: Ipv4Addr,
     prefix: u8,
     gateway: Option<Ipv4Addr>,
     dns: Vec<IpAddr>,
     seconds: Option<u32>,
-}
-
-fn fixed(network: &Network, address: Ipv4Addr, prefix: u8) -> Settings {
-    Settings { address, prefix, gateway: network.gateway, dns: network.dns.clone(), seconds: None }
+    /// The smaller the more its routes are preferred.
+    metric: u32,
 }
 
 fn settle(wire: &str, settings: &Settings) {
@@ -85,7 +114,15 @@ fn settle(wire: &str, settings: &Settings) {
         tracing::warn!(wire, %error, "an address is not assigned");
         return;
     }
-    let lines: String = settings.dns.iter().map(|ip| format!("nameserver {ip}\n")).collect();
+    let mut known = RESOLVERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let _ = known.insert((settings.metric, wire.to_owned()), settings.dns.clone());
+    let mut all: Vec<IpAddr> = Vec::new();
+    for ip in known.values().flatten() {
+        if !all.contains(ip) && all.len() < RESOLVERS_MAX {
+            all.push(*ip);
+        }
+    }
+    let lines: String = all.iter().map(|ip| format!("nameserver {ip}\n")).collect();
     if let Err(error) = fs::write(Path::new(RESOLV_CONF), lines) {
         tracing::warn!(%error, "resolvers are not written");
     }
@@ -97,18 +134,20 @@ fn assign(wire: &str, settings: &Settings) -> Result<(), Error> {
     let socket = Socket::route()?;
     let index = crate::netlink::socket::index_of(&socket, wire)?;
     let mut batch = Batch::default();
-    route::add_network_address(&mut batch, index, settings.address, settings.prefix, settings.seconds);
+    let address = (settings.address, settings.prefix);
+    route::add_network_address(&mut batch, index, address, settings.seconds, settings.metric);
     if let Some(gateway) = settings.gateway {
         let to = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-        route::add_route(&mut batch, &Route { to, bits: 0, index, via: Some(gateway.into()), source: None });
+        let default = Route { to, bits: 0, index, via: Some(gateway.into()), source: None };
+        route::add_metric_route(&mut batch, &default, settings.metric);
     }
     socket.execute(&batch)
 }
 
 /// Asks for an address, and for longer before it ends, for ever.
-async fn keep_leased(wire: String, name: String, own_dns: Vec<IpAddr>) {
+async fn keep_leased(wire: String, name: String, own_dns: Vec<IpAddr>, metric: u32) {
     let Some(mac) = mac_of(&wire) else { return tracing::warn!(wire, "a wire without an Ethernet address") };
-    let client = Client { wire, mac, name };
+    let client = Client { wire, mac, name, metric };
     let mut wait = FIRST_WAIT;
     loop {
         match client.lease(wait).await {
@@ -136,6 +175,7 @@ struct Client {
     wire: String,
     mac: [u8; 6],
     name: String,
+    metric: u32,
 }
 
 impl Client {
@@ -164,6 +204,7 @@ impl Client {
                     gateway: lease.gateway,
                     dns: if own_dns.is_empty() { dns.collect() } else { own_dns.to_vec() },
                     seconds: Some(lease.seconds),
+                    metric: self.metric,
                 },
             );
             let end = Instant::now() + Duration::from_secs(lease.seconds.into());

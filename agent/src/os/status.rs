@@ -24,6 +24,8 @@ pub struct Status {
     pub node_name: String,
     /// The fingerprint of the key that a login is greeted with, where somebody may log in.
     pub ssh: Option<String>,
+    /// How the radio is, where a Wi-Fi network is named.
+    pub wifi: Option<String>,
     /// Whether all that it shall do has started.
     pub state: String,
     /// What was not understood.
@@ -36,6 +38,9 @@ impl Status {
         let Self { version, node_name, state, .. } = self;
         let mut text =
             format!("time     {time}\nnode     {node_name}\nstate    {state}\nversion  {version}\nslot     {slot}\n\n");
+        if let Some(wifi) = &self.wifi {
+            let _ = writeln!(text, "wifi: {wifi}.\n");
+        }
         if let Some(fingerprint) = &self.ssh {
             let _ = writeln!(text, "ssh root@ this board is greeted by its key {fingerprint}.\n");
         }

@@ -70,7 +70,7 @@ pub(super) fn join_file(token: &str, pin: &str) -> io::Result<PathBuf> {
 }
 
 /// Holds a secret: root's alone.
-fn private_file(path: &Path) -> io::Result<fs::File> {
+pub(super) fn private_file(path: &Path) -> io::Result<fs::File> {
     use std::os::unix::fs::OpenOptionsExt;
     fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(path)
 }

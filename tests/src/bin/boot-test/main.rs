@@ -1,5 +1,6 @@
 //! `images/boot-test`: the very image of a card, in an emulator: it joins a controller outside, pulls and serves, comes back
-//! without that controller, takes a good update and throws a bad one away, and runs alone; the runtime's tests run inside.
+//! without that controller, takes a good update and throws a bad one away, runs alone, and joins a network by radio; the
+//! runtime's tests run inside.
 //!
 //! Prints a table of figures at its end. Arguments: the image, its update, a folder for the work, the cross-built binary,
 //! U-Boot for the emulator's own machine, U-Boot and device tree for the Pi, the runtime's tests as a program; behind them
@@ -13,6 +14,7 @@ mod joins;
 mod runtime;
 mod ssh;
 mod trial;
+mod wifi;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,9 +30,10 @@ const CARD_MIB: u64 = 1024;
 type Step = (&'static str, fn(&mut Test));
 
 /// What is done with the image, each with a card of its own.
-const STEPS: [Step; 4] = [
+const STEPS: [Step; 5] = [
     ("joins", Test::joins_serves_and_is_updated),
     ("alone", Test::runs_alone),
+    ("wifi", Test::joins_by_radio),
     ("pi", Test::starts_on_a_pi),
     ("runtime", Test::passes_the_runtimes_tests),
 ];
