@@ -175,13 +175,8 @@ fn one(
     if kind != ContainerKind::Ephemeral {
         status.insert("started".into(), json!(started));
     }
-    if running.is_some() {
-        let requests = &container.resources.requests;
-        if !requests.is_empty() {
-            status.insert("allocatedResources".into(), json!(requests));
-        }
-        status.insert("resources".into(), resources_of(container));
-    }
+    // No `resources` and `allocatedResources`: a node that reports them says that it resizes what runs. The API server
+    // then takes a resize for a running pod, and nothing here would write it into the cgroups.
     if !container.volume_mounts.is_empty() {
         status.insert("volumeMounts".into(), volume_mounts(container));
     }
@@ -189,16 +184,6 @@ fn one(
         status.insert("stopSignal".into(), json!(signal));
     }
     Value::Object(status)
-}
-
-fn resources_of(container: &Container) -> Value {
-    let mut resources = Map::new();
-    for (name, list) in [("limits", &container.resources.limits), ("requests", &container.resources.requests)] {
-        if !list.is_empty() {
-            resources.insert(name.into(), json!(list));
-        }
-    }
-    Value::Object(resources)
 }
 
 fn volume_mounts(container: &Container) -> Value {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 mod managers;
+mod resizing;
 
 use super::*;
 use crate::client::{Client, ClientError, DeleteOptions, ListOptions, PatchKind, Resource, Step, WatchEvent};

@@ -2,6 +2,7 @@
 
 mod container;
 mod print;
+mod resize;
 pub(crate) mod validate;
 
 use serde_json::{Value, json};
@@ -60,6 +61,10 @@ pub(super) fn kind() -> Kind {
             prepare_part,
             validate: validate::validate,
             validate_update: validate::validate_update,
+            validate_part: |part, new, old| match part {
+                Part::Resize => resize::validate_resize(new, old),
+                _ => Vec::new(),
+            },
             generation: true,
             returns_deleted: true,
             grace: Some(grace),
@@ -106,22 +111,7 @@ fn prepare_part(part: Part, new: &mut Object, old: &Object) {
                 new.set(&["spec", "ephemeralContainers"], containers);
             }
         }
-        Part::Resize => {
-            let wanted = new.items(&["spec", "containers"]).to_vec();
-            keep(new, old, "spec");
-            keep(new, old, "status");
-            let mut containers = old.items(&["spec", "containers"]).to_vec();
-            for container in &mut containers {
-                if let Some(same) = wanted.iter().find(|other| other["name"] == container["name"]) {
-                    for field in ["resources", "resizePolicy"] {
-                        if let Some(value) = same.get(field) {
-                            container[field] = value.clone();
-                        }
-                    }
-                }
-            }
-            new.set(&["spec", "containers"], containers);
-        }
+        Part::Resize => resize::prepare(new, old),
         _ => {}
     }
 }

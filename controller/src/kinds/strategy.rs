@@ -27,6 +27,8 @@ pub struct Strategy {
     pub validate_update: fn(new: &Object, old: &Object) -> Vec<FieldError>,
     /// What may not change, or is wrong, in a status.
     pub validate_status: fn(new: &Object, old: &Object) -> Vec<FieldError>,
+    /// What may not change, or is wrong, in a write through another subresource than the status.
+    pub validate_part: fn(Part, new: &Object, old: &Object) -> Vec<FieldError>,
     /// Advice for the client.
     pub warnings: fn(&Object) -> Vec<String>,
     /// The rule of its names.
@@ -94,6 +96,7 @@ impl Default for Strategy {
             validate: |_| Vec::new(),
             validate_update: |_, _| Vec::new(),
             validate_status: |_, _| Vec::new(),
+            validate_part: |_, _, _| Vec::new(),
             warnings: |_| Vec::new(),
             name_errors: names::dns1123_subdomain_errors,
             generation: false,

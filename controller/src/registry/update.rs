@@ -216,9 +216,10 @@ fn validate(kind: &Kind, part: Part, new: &Object, old: &Object) -> Vec<FieldErr
         errors.extend((kind.strategy.validate_update)(new, old));
     } else {
         errors.extend(shape::validate(kind, new));
-        if part == Part::Status {
-            errors.extend((kind.strategy.validate_status)(new, old));
-        }
+        errors.extend(match part {
+            Part::Status => (kind.strategy.validate_status)(new, old),
+            other => (kind.strategy.validate_part)(other, new, old),
+        });
     }
     errors
 }

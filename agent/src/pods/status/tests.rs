@@ -31,6 +31,7 @@ fn a_running_pod_is_ready() {
     assert_eq!(container["state"]["running"]["startedAt"], "1970-01-01T00:00:00Z");
     assert_eq!((&container["ready"], &container["started"]), (&json!(true), &json!(true)));
     assert_eq!(container["containerID"], "bramble://a-0");
+    assert!(container.get("resources").is_none(), "that would say that a resize of it is carried out");
 }
 
 #[test]
