@@ -4,7 +4,7 @@
 //!
 //! Prints a table of figures at its end. Arguments: the image, its update, a folder for the work, the cross-built binary,
 //! U-Boot for the emulator's own machine, U-Boot and device tree for the Pi, the runtime's tests as a program; behind them
-//! `--only STEP`, or `--figures` and a card of plain Debian: they measure the way to the first pod beside Debian's boot, memory
+//! `--only STEP,...`, or `--figures` and a card of plain Debian: they measure the way to the first pod beside Debian's boot, memory
 //! and card writes instead.
 
 mod alone;
@@ -59,16 +59,16 @@ fn main() {
     };
     let usage = || {
         let steps = STEPS.map(|(name, _)| name).join(", ");
-        eprintln!("usage: images/boot-test [--figures | --only STEP] [IMG]; steps: {steps}");
+        eprintln!("usage: images/boot-test [--figures | --only STEP[,STEP...]] [IMG]; steps: {steps}");
         std::process::exit(2)
     };
     let [image, update, work, program, boot_loader, pi_boot_loader, pi_tree, runtime_tests] =
         paths.try_into().unwrap_or_else(|_| usage());
     let figures = Vec::new();
     let mut test = Test { image, update, work, program, boot_loader, pi_boot_loader, pi_tree, runtime_tests, figures };
-    let is_wanted = |name: &str| mode != "--only" || operand.as_os_str() == name;
-    let steps: Vec<_> = STEPS.into_iter().filter(|(name, _)| is_wanted(name)).collect();
-    if steps.is_empty() {
+    let wanted = operand.display().to_string();
+    let is_step = |word: &str| STEPS.iter().any(|(name, _)| *name == word);
+    if mode == "--only" && !wanted.split(',').all(is_step) {
         usage();
     }
     fs::create_dir_all(&test.work).expect("a folder");
@@ -77,7 +77,8 @@ fn main() {
         test.runs_alone();
         test.memory_and_card_writes();
     } else {
-        steps.into_iter().for_each(|(_, step)| step(&mut test));
+        let is_wanted = |name: &str| mode != "--only" || wanted.split(',').any(|step| step == name);
+        STEPS.into_iter().filter(|(name, _)| is_wanted(name)).for_each(|(_, step)| step(&mut test));
     }
     println!("\n{:<62} {:>12}", "figure (emulated; load decides)", "value");
     for (name, value) in &test.figures {
