@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bramble_store::Store;
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -30,6 +31,7 @@ use crate::election::{Candidate, lead};
 use crate::encryption::{Encryption, EncryptionError};
 use crate::identity::Identity;
 use crate::kinds::Kinds;
+use crate::object::time;
 use crate::pki::tls::ServingNames;
 use crate::pki::{self, Pki, PkiError};
 use crate::registry::status::ApiError;
@@ -198,6 +200,11 @@ pub fn wall_clock() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
+/// The same as Leases have it.
+pub(crate) fn micro_time() -> String {
+    time::format_micros(i64::try_from(wall_clock().as_micros()).unwrap_or(i64::MAX))
+}
+
 fn now() -> i64 {
     i64::try_from(wall_clock().as_secs()).unwrap_or(i64::MAX)
 }
@@ -251,18 +258,16 @@ pub async fn run(
     for listener in listeners {
         tasks.spawn(listener::listen(listener, tls.clone(), front.clone()));
     }
-    let (stopping, shutdown) = tokio::sync::watch::channel(false);
+    let (stopping, shutdown) = watch::channel(false);
     let mut handing_over = JoinSet::new();
     let identity = format!("{}_{}", options.node_name, uuid());
-    if options.etcd.is_some() {
-        let (client, node_name) = (admin.clone(), options.node_name.clone());
-        let api = front.api.clone();
-        let readiness = Arc::new(move |ready| api.readiness().set("etcd", ready));
-        let peer = peers::Peer { client, advertised, node_name, identity: identity.clone(), readiness };
-        handing_over.spawn(peer.run(shutdown.clone()));
-    }
     // One controller over a file leads by itself; several elect, each component for itself.
-    let those = if options.etcd.is_some() { &mut handing_over } else { &mut tasks };
+    let those = if options.etcd.is_some() {
+        handing_over.spawn(peer(&options, &front, advertised, &identity).run(shutdown.clone()));
+        &mut handing_over
+    } else {
+        &mut tasks
+    };
     start_controllers(those, &options, &front, &pki, &shutdown, &identity);
     front.api.readiness().set("poststarthook/bramble-bootstrap", true);
     ready(Ready {
@@ -271,14 +276,31 @@ pub async fn run(
         admin: AdminClient(admin),
     });
     tokio::select! {
-        () = async { while tasks.join_next().await.is_some() {} } => {}
+        () = ended(&mut tasks) => {}
         () = stop => {
             let _ = stopping.send(true);
             // What is not handed over by then, others find out.
-            let _ = timeout(HANDING_OVER, async { while handing_over.join_next().await.is_some() {} }).await;
+            let _ = timeout(HANDING_OVER, ended(&mut handing_over)).await;
         }
     }
     Ok(())
+}
+
+/// Until all of them have.
+async fn ended(tasks: &mut JoinSet<()>) {
+    while tasks.join_next().await.is_some() {}
+}
+
+/// This API server among the others of its cluster.
+fn peer(options: &Options, front: &Front, advertised: SocketAddr, identity: &str) -> peers::Peer {
+    let api = front.api.clone();
+    peers::Peer {
+        client: front.client("system:apiserver"),
+        advertised,
+        node_name: options.node_name.clone(),
+        identity: identity.to_owned(),
+        readiness: Arc::new(move |ready| api.readiness().set("etcd", ready)),
+    }
 }
 
 async fn bind(options: &Options) -> Result<Vec<TcpListener>, ServeError> {
@@ -323,7 +345,7 @@ fn start_controllers(
     options: &Options,
     front: &Arc<Front>,
     pki: &Arc<Pki>,
-    shutdown: &tokio::sync::watch::Receiver<bool>,
+    shutdown: &watch::Receiver<bool>,
     identity: &str,
 ) {
     let (signer, issuer) = (pki.clone(), front.authenticator.clone());

@@ -8,8 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Action, LEASE_DURATION, Observed, RENEW_DEADLINE, RETRY_PERIOD, given_back, plan};
 use crate::client::{Client, ClientError, Resource};
-use crate::object::time;
-use crate::serve::wall_clock;
+use crate::serve::micro_time;
 
 const LEASES: Resource = Resource::new("coordination.k8s.io", "v1", "leases");
 const NAMESPACE: &str = "kube-system";
@@ -57,7 +56,7 @@ async fn give_back(candidate: &Candidate) {
     let Candidate { client, lease: name, identity } = candidate;
     let given = async {
         let lease = client.get(&LEASES, Some(NAMESPACE), name).await?;
-        match given_back(&lease, identity, &stamp()) {
+        match given_back(&lease, identity, &micro_time()) {
             Some(lease) => client.update(&LEASES, &lease).await.map(drop),
             None => Ok(()),
         }
@@ -67,10 +66,6 @@ async fn give_back(candidate: &Candidate) {
         // It ends by itself.
         Err(error) => tracing::warn!(lease = name, error = &error as &dyn std::error::Error, "not given back"),
     }
-}
-
-fn stamp() -> String {
-    time::format_micros(i64::try_from(wall_clock().as_micros()).unwrap_or(i64::MAX))
 }
 
 /// Until the Lease is another one's, or could not be renewed in time.
@@ -121,7 +116,7 @@ async fn step(candidate: &Candidate, observed: &mut Observed, started: Instant) 
     if let Some(lease) = &found {
         observed.see(&lease["spec"], started.elapsed());
     }
-    let written: Value = match plan(found.as_ref(), observed, identity, started.elapsed(), &stamp()) {
+    let written: Value = match plan(found.as_ref(), observed, identity, started.elapsed(), &micro_time()) {
         Action::Wait => return Ok(false),
         Action::Update(lease) => client.update(&LEASES, &lease).await?,
         Action::Create(spec) => {

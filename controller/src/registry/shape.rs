@@ -35,8 +35,8 @@ pub(super) fn track(kind: &Kind, new: &mut Object, old: &Object, call: &Call, pa
 /// Makes the object of a request's body fit its kind's type and fills defaults in. Unknown and duplicate fields are met as the
 /// call wants.
 pub(super) fn complete(kind: &Kind, object: &mut Object, call: &mut Call) -> Answer<()> {
-    let refused = fit(kind, object, call);
-    refused.map_err(|error| ApiError::bad_request(cannot_be_handled(&kind.kind, &kind.version, &error.to_string())))
+    fit(kind, object, call)
+        .map_err(|error| ApiError::bad_request(cannot_be_handled(&kind.kind, &kind.version, &error.to_string())))
 }
 
 /// The same for an object that came about otherwise; the error is for the caller to word.

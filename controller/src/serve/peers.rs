@@ -14,8 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::client::{Client, ClientError, DeleteOptions, ListOptions, Resource};
-use crate::object::time;
-use crate::serve::wall_clock;
+use crate::serve::micro_time;
 
 const LEASES: Resource = Resource::new("coordination.k8s.io", "v1", "leases");
 const ENDPOINTS: Resource = Resource::new("", "v1", "endpoints");
@@ -130,9 +129,8 @@ impl Peer {
 
     async fn renew(&self) -> Result<(), ClientError> {
         let name = self.lease();
-        let renewed = time::format_micros(i64::try_from(wall_clock().as_micros()).unwrap_or(i64::MAX));
         let spec = json!({"holderIdentity": self.identity, "leaseDurationSeconds": SILENCE_MAX.as_secs(),
-            "renewTime": renewed});
+            "renewTime": micro_time()});
         match self.client.get(&LEASES, Some(NAMESPACE), &name).await {
             Ok(mut lease) => {
                 lease["spec"] = spec;

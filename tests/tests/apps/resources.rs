@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use bramble_tests::board::Board;
+
 use crate::{TOOLS, board, field, sh, wait_field, wait_ready};
 
 /// Files of a container's cgroup: of the controller's own hierarchy, or of the unified one, whichever this host has.
@@ -34,12 +36,9 @@ fn pid_of(seconds: &str) -> i32 {
     found.min().expect("the container runs")
 }
 
-#[test]
-fn limits_hold_and_logs_turn_over() {
-    let board = board("limits", &[]);
-    // A number of seconds that names this test's own container among all processes of the host.
-    let mark = format!("{}", 1_000_000_000_u64 + u64::from(std::process::id()));
-    board.apply(&format!(
+/// Pods of all classes of service but the lowest, one that wants too much, and one that says too much.
+fn pods(mark: &str) -> String {
+    format!(
         r#"
 apiVersion: v1
 kind: Pod
@@ -76,17 +75,31 @@ spec:
   containers:
   - {{name: main, image: {TOOLS}, command: [sh, -c, "echo first; yes 0123456789012345678901234567890123456789 | head -n 260000; echo last; exec sleep infinity"]}}
 "#
-    ));
-    wait_ready(&board, "pod/limited");
-    wait_ready(&board, "pod/sure");
-    let (limited, sure) = (pid_of(&mark), pid_of(&format!("1{mark}")));
+    )
+}
+
+#[test]
+fn limits_hold_and_logs_turn_over() {
+    let board = board("limits", &[]);
+    // A number of seconds that names this test's own container among all processes of the host.
+    let mark = format!("{}", 1_000_000_000_u64 + u64::from(std::process::id()));
+    board.apply(&pods(&mark));
+    cgroups_hold_what_was_asked_for(&board, &mark);
+    who_wants_too_much_is_ended(&board);
+    a_log_turns_over(&board);
+}
+
+fn cgroups_hold_what_was_asked_for(board: &Board, mark: &str) {
+    wait_ready(board, "pod/limited");
+    wait_ready(board, "pod/sure");
+    let (limited, sure) = (pid_of(mark), pid_of(&format!("1{mark}")));
     assert_eq!(knob(limited, "memory", "memory.limit_in_bytes", "memory.max"), "67108864");
     if Path::new("/sys/fs/cgroup/cpu").exists() {
         assert_eq!(knob(limited, "cpu", "cpu.shares", ""), "256");
         assert_eq!(knob(limited, "cpu", "cpu.cfs_quota_us", ""), "50000");
-        assert_eq!(sh(&board, "limited", "cat /sys/fs/cgroup/memory/memory.limit_in_bytes"), "67108864\n");
+        assert_eq!(sh(board, "limited", "cat /sys/fs/cgroup/memory/memory.limit_in_bytes"), "67108864\n");
         let raise = "echo 1000000000 > /sys/fs/cgroup/memory/memory.limit_in_bytes 2>&1 || echo refused";
-        assert!(sh(&board, "limited", raise).contains("refused"), "a container cannot raise its own limit");
+        assert!(sh(board, "limited", raise).contains("refused"), "a container cannot raise its own limit");
     } else {
         assert_eq!(knob(limited, "cpu", "", "cpu.max"), "50000 100000");
     }
@@ -95,17 +108,21 @@ spec:
     assert!(places(limited).contains("kubepods/burstable/pod"), "{}", places(limited));
     assert!(places(sure).contains("kubepods/pod"), "{}", places(sure));
     let score = |pid: i32| fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).expect("it runs");
-    assert_eq!(field(&board, "pod/limited", ".status.qosClass"), "Burstable");
-    assert_eq!(field(&board, "pod/sure", ".status.qosClass"), "Guaranteed");
+    assert_eq!(field(board, "pod/limited", ".status.qosClass"), "Burstable");
+    assert_eq!(field(board, "pod/sure", ".status.qosClass"), "Guaranteed");
     let burstable: i32 = score(limited).trim().parse().expect("a number");
     assert!((2..1000).contains(&burstable), "{burstable}");
+}
 
-    wait_field(&board, "pod/hungry", ".status.phase", "Failed");
-    let ended = field(&board, "pod/hungry", ".status.containerStatuses[0].state.terminated");
+fn who_wants_too_much_is_ended(board: &Board) {
+    wait_field(board, "pod/hungry", ".status.phase", "Failed");
+    let ended = field(board, "pod/hungry", ".status.containerStatuses[0].state.terminated");
     assert!(ended.contains(r#""reason":"OOMKilled""#) && ended.contains(r#""exitCode":137"#), "{ended}");
+}
 
+fn a_log_turns_over(board: &Board) {
     // 260,000 lines are over 10 MiB with their time stamps: the log turns over, and is read as one.
-    wait_ready(&board, "pod/talker");
+    wait_ready(board, "pod/talker");
     board.eventually("the last line is in the log", 40, || {
         (board.kubectl("logs talker --tail=1") == "last\n").then_some(())
     });

@@ -25,6 +25,14 @@ pub struct Wifi {
     pub gateway: Option<Ipv4Addr>,
 }
 
+impl Wifi {
+    /// The network's name as people are told it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.ssid.as_deref().unwrap_or_default()
+    }
+}
+
 /// Never the passphrase.
 impl fmt::Debug for Wifi {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

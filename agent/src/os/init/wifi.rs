@@ -27,15 +27,11 @@ impl Board {
         let written = || -> io::Result<()> { private_file(Path::new(CONFIGURATION))?.write_all(text.as_bytes()) };
         match written() {
             Ok(()) => {
-                self.status.wifi = Some(Air::Seeks.words(self.network_name()));
+                self.status.wifi = Some(Air::Seeks.words(self.config.wifi.name()));
                 self.air = Some(Heard::default());
             }
             Err(error) => self.consoles.line(format!("bramble: no Wi-Fi: {error}")),
         }
-    }
-
-    fn network_name(&self) -> &str {
-        self.config.wifi.ssid.as_deref().unwrap_or_default()
     }
 
     /// A line of a daemon or companion is told; of `wpa_supplicant`'s only what changes how it is.
@@ -51,7 +47,7 @@ impl Board {
             return;
         }
         heard.air = air;
-        let words = air.words(self.config.wifi.ssid.as_deref().unwrap_or_default());
+        let words = air.words(self.config.wifi.name());
         let is_new = heard.written.insert(words.clone());
         self.say(format!("bramble: wifi: {words}").as_bytes());
         self.status.wifi = Some(words);

@@ -85,7 +85,7 @@ impl Test {
         wait_for_answer(board);
         self.seconds("hard reset to the pod's answer, no controller", joined.emulator.seconds());
         // It is the same host: its key was kept.
-        assert!(runs_a(&joined.key.wait_for(board, "bramble slot status")));
+        assert!(runs(&joined.key.wait_for(board, "bramble slot status"), 'A'));
         assert!(joined.clock_off_s(board) > 1_000_000, "nobody has told it yet");
         board.start(&[]);
         wait_for_node(board);
@@ -126,7 +126,7 @@ impl Joined {
     fn lets_in_by_key(&mut self, board: &Board, work: &Path) {
         step("lets in who has the key, and nobody else");
         let slots = self.key.wait_for(board, "bramble slot status");
-        assert!(runs_a(&slots), "{slots}");
+        assert!(runs(&slots, 'A'), "{slots}");
         refused(board, &Key::make(work, "other"));
         assert_eq!(greeting(board), "SSH-2.0-");
         let _ = self.key.wait_for(board, "kill $(cat /run/dropbear.pid)");
@@ -172,7 +172,7 @@ fn spoiled(update: &Path, work: &Path) -> PathBuf {
     spoiled
 }
 
-/// Whether slot A runs, as `bramble slot status` says it.
-fn runs_a(slots: &str) -> bool {
-    slots.lines().any(|line| line.starts_with("A ") && line.contains("running"))
+/// Whether this slot runs, as `bramble slot status` says it.
+pub(crate) fn runs(slots: &str, slot: char) -> bool {
+    slots.lines().any(|line| line.starts_with(&format!("{slot} ")) && line.contains("running"))
 }

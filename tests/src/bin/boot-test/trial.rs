@@ -3,7 +3,7 @@
 use bramble_tests::board::Board;
 
 use crate::guest::wait_for_node;
-use crate::joins::Joined;
+use crate::joins::{Joined, runs};
 use crate::step;
 
 impl Joined {
@@ -15,7 +15,7 @@ impl Joined {
         step("an update that hangs is reset by the watchdog");
         self.boots_the_update(board, from_b + 1);
         let slots = self.key.wait_for(board, "bramble slot status");
-        assert!(slots.lines().any(|line| line.starts_with("B ") && line.contains("running")), "{slots}");
+        assert!(runs(&slots, 'B'), "{slots}");
         // A kernel that stopped and does not restart by itself, as it would otherwise.
         self.soon(board, "echo 0 > /proc/sys/kernel/panic; echo c > /proc/sysrq-trigger");
         self.emulator.wait_for("bramble: slot A, attempts left", from_a + 1);
