@@ -40,6 +40,7 @@ mod token;
 mod world;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -63,6 +64,8 @@ pub struct Options {
     pub cluster_cidr: String,
     /// Addresses for Services of type LoadBalancer; none are given without.
     pub load_balancer_pool: Pool,
+    /// A node may be silent this long (upstream's node-monitor-grace-period).
+    pub node_grace: Duration,
     /// Signs certificate requests.
     pub sign: Sign,
     /// Signs the tokens of token Secrets.

@@ -43,6 +43,8 @@ pub use self::migrate::{Migration, migrate_store};
 
 /// How long the token in the join file is good for: the agent beside us takes it at once.
 const JOIN_TOKEN_S: i64 = 24 * 3600;
+/// Upstream's node-monitor-grace-period.
+pub const NODE_GRACE: Duration = Duration::from_secs(50);
 /// For giving back Leases when this control plane is stopped; a supervisor waits longer.
 const HANDING_OVER: Duration = Duration::from_secs(3);
 
@@ -63,6 +65,8 @@ pub struct Options {
     pub cluster_cidr: String,
     /// Addresses for Services of type LoadBalancer.
     pub load_balancer_pool: Pool,
+    /// A node may be silent this long before it counts as lost.
+    pub node_monitor_grace_period: Duration,
     /// `cluster.local`.
     pub cluster_domain: String,
     /// Node ports.
@@ -90,6 +94,7 @@ impl Options {
             service_cidr: (Ipv4Addr::new(10, 43, 0, 0), 16),
             cluster_cidr: "10.42.0.0/16".to_owned(),
             load_balancer_pool: Pool::default(),
+            node_monitor_grace_period: NODE_GRACE,
             cluster_domain: "cluster.local".to_owned(),
             node_port_range: 30_000..=32_767,
             join_file: None,
@@ -353,6 +358,7 @@ fn start_controllers(
         root_ca: pki.authority.certificate_pem().to_owned(),
         cluster_cidr: options.cluster_cidr.clone(),
         load_balancer_pool: options.load_balancer_pool.clone(),
+        node_grace: options.node_monitor_grace_period,
         sign: Arc::new(move |request: &Value, now| signer.authority.sign_object(request, now)),
         account_token: Arc::new(move |namespace: &str, name: &str, uid: &str, secret: &str| {
             let token = issuer.tokens().issue_legacy(namespace, (name, uid), secret);

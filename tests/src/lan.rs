@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::board::Board;
 use crate::host::{output, succeed};
+use crate::line::Line;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -47,6 +48,20 @@ impl Lan {
         self.run(&format!("ip link set port{number} master lan{link} up"));
         board.address(&format!("10.99.{link}.{number}"));
         board
+    }
+
+    /// A new board whose line to the link can be spoilt; a good one at first.
+    ///
+    /// # Panics
+    /// The namespace or the line cannot be made.
+    #[must_use]
+    pub fn board_on_a_line(&self, test: &str, link: u8) -> (Board, Line) {
+        let number = self.boards.fetch_add(1, Ordering::Relaxed) + 1;
+        let board = Board::unwired(test);
+        let line = Line::new(board.netns(), "eth0", &self.netns, &format!("port{number}"));
+        self.run(&format!("ip link set port{number} master lan{link} up"));
+        board.address(&format!("10.99.{link}.{number}"));
+        (board, line)
     }
 
     /// Pulls the plug of the board with that number, or puts it in again.

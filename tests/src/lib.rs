@@ -14,6 +14,7 @@
 //! | `backup.rs` | snapshots by the clock, in a folder and in a bucket |
 //! | `controllers.rs` | several controllers over one etcd; a board with the leader dies |
 //! | `boards.rs` | several boards: joining, pods and Services across links, pulled plugs |
+//! | `trouble.rs` | bad lines, one-way partitions, frozen agents; an outage of most of twenty boards moves nothing |
 //! | `../benches/figures.rs` | nothing: it prints the figures |
 //! | `../src/bin/boot-test/` | a card's image boots in an emulator, joins, serves, is updated; run by `images/boot-test` |
 //! | `apps.rs` | images, pods, Services with nginx and Redis from Debian packages |
@@ -27,5 +28,6 @@ pub mod host;
 pub mod image;
 pub mod kubectl;
 pub mod lan;
+pub mod line;
 pub mod registry;
 pub mod resolver;

@@ -151,6 +151,9 @@ pub(crate) fn controller_options(options: &Options) -> anyhow::Result<bramble_co
     for range in &options.load_balancer_pool {
         settings.load_balancer_pool.add(range).map_err(|why| anyhow!("--load-balancer-pool: {why}"))?;
     }
+    if let Some(period) = options.node_monitor_grace_period {
+        settings.node_monitor_grace_period = period;
+    }
     settings.join_file.clone_from(&options.join_file);
     settings.encryption_provider_config.clone_from(&options.encryption_provider_config);
     settings.snapshots = schedules(options)?;

@@ -91,6 +91,8 @@ fn stop_running(options: &Options, name: &str) -> anyhow::Result<std::fs::File> 
                 let pid = pid.with_context(|| format!("{} does not say who holds it", path.display()))?;
                 eprintln!("bramble: stopping process {}", pid.as_raw_nonzero());
                 kill_process(pid, Signal::TERM).context("cannot stop it")?;
+                // One that is frozen hears of it only when it goes on.
+                let _ = kill_process(pid, Signal::CONT);
                 asked = true;
             }
             // Nothing tells when a foreign process gives up its lock.

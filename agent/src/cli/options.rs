@@ -26,6 +26,8 @@ pub(crate) struct Options {
     pub(crate) cluster_cidr: String,
     /// Ranges of addresses for load balancers.
     pub(crate) load_balancer_pool: Vec<String>,
+    /// How long a board may be silent.
+    pub(crate) node_monitor_grace_period: Option<Duration>,
     /// The range of service addresses.
     pub(crate) service_cidr: String,
     /// Whether a controller answers who looks for it on the link.
@@ -108,6 +110,7 @@ impl Default for Options {
             cluster_cidr: "10.42.0.0/16".into(),
             service_cidr: "10.43.0.0/16".into(),
             load_balancer_pool: Vec::new(),
+            node_monitor_grace_period: None,
             mdns: true,
             bundle: BundleOptions::default(),
             server: None,
@@ -160,6 +163,9 @@ pub(super) fn option(options: &mut Options, name: &str, parser: &mut lexopt::Par
         "load-balancer-pool" => {
             let ranges = parser.value()?.string()?;
             options.load_balancer_pool.extend(ranges.split(',').map(|range| range.trim().to_owned()));
+        }
+        "node-monitor-grace-period" => {
+            options.node_monitor_grace_period = Some(duration(&parser.value()?.string()?)?);
         }
         "service-cidr" => options.service_cidr = parser.value()?.string()?,
         "no-mdns" => options.mdns = false,

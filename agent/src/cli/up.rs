@@ -178,6 +178,9 @@ fn children(options: &Options) -> anyhow::Result<Vec<Child>> {
     for range in &options.load_balancer_pool {
         controller.extend(["--load-balancer-pool".into(), range.clone()]);
     }
+    if let Some(period) = options.node_monitor_grace_period {
+        controller.extend(["--node-monitor-grace-period".into(), format!("{}s", period.as_secs())]);
+    }
     for listen in &options.listen {
         controller.extend(["--listen".into(), listen.clone()]);
     }
@@ -305,6 +308,7 @@ fn ended(
 async fn stop(children: &mut [Child], heard: &mut mpsc::Receiver<Heard>) {
     for index in (0..children.len()).rev() {
         children[index].signal(rustix::process::Signal::TERM);
+        children[index].signal(rustix::process::Signal::CONT);
         let deadline = Instant::now() + STOP_TIMEOUT;
         while children[index].pid.is_some() {
             match tokio::time::timeout_at(deadline, heard.recv()).await {

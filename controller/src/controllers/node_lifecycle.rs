@@ -23,8 +23,6 @@ pub(super) const CONTROLLER: Controller = Controller {
     plan,
 };
 
-/// A node may be silent this long (upstream's node-monitor-grace-period).
-const GRACE_S: u64 = 50;
 /// A node that never reported has this long (upstream's node-startup-grace-period).
 const STARTUP_GRACE_S: u64 = 60;
 
@@ -54,7 +52,7 @@ fn plan(view: &View, key: &Key, context: &Context) -> Plan {
     let Some(node) = view.as_node(key) else { return Plan::default() };
     let mut plan = Plan::default();
     let silent = silent_for(view, key, context);
-    let grace = if readiness(node).is_empty() { STARTUP_GRACE_S } else { GRACE_S };
+    let grace = if readiness(node).is_empty() { STARTUP_GRACE_S } else { context.options.node_grace.as_secs() };
     if silent >= grace {
         if let Some(patch) = unknown(key, node, context) {
             plan.steps.push(vec![patch, status_event(key, node)]);

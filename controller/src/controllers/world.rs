@@ -51,6 +51,7 @@ impl World {
             refuse: BTreeMap::new(),
             options: Options {
                 load_balancer_pool: Default::default(),
+                node_grace: Duration::from_secs(50),
                 root_ca: "CA".into(),
                 cluster_cidr: "10.42.0.0/16".into(),
                 sign: Arc::new(|_, _| Ok("signed".into())),

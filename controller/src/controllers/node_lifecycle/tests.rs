@@ -87,6 +87,19 @@ fn nodes_of_a_zone_are_evicted_one_after_the_other() {
 }
 
 #[test]
+fn an_outage_of_most_of_a_zone_evicts_nobody_not_even_who_went_first() {
+    let names = ["a", "b", "c", "d", "e", "f"];
+    let mut world = world(&names);
+    pass(&mut world, 30, &names[1..]);
+    pass(&mut world, 20, &["b"]);
+    let evicted = |world: &World| names.into_iter().filter(|name| taints(world, name).len() == 2).collect::<Vec<_>>();
+    assert_eq!(evicted(&world), ["a"], "its own fault, as it looks");
+    pass(&mut world, 60, &["b"]);
+    assert_eq!(evicted(&world), [""; 0], "the zone's");
+    assert_eq!(taints(&world, "a"), ["node.kubernetes.io/unreachable:NoSchedule"]);
+}
+
+#[test]
 fn cordon_and_pressure_become_taints() {
     let mut world = world(&["a"]);
     let key = Key::new(KindId::NODES, "", "a");

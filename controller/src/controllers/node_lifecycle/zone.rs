@@ -54,22 +54,23 @@ pub(super) fn may_evict(view: &View, key: &Key, context: &Context) -> Leave {
     let now = context.now.wall();
     let nodes: Vec<(Key, &Node)> =
         view.all(KindId::NODES).filter_map(|(key, object)| object.as_node().map(|node| (key, node.as_ref()))).collect();
-    let ready =
-        |(key, node): &(Key, &Node)| readiness(node) == "True" && silent_for(view, key, context) < super::GRACE_S;
+    let grace = context.options.node_grace.as_secs();
+    let ready = |(key, node): &(Key, &Node)| readiness(node) == "True" && silent_for(view, key, context) < grace;
     let Some((_, own)) = nodes.iter().find(|(known, _)| known == key) else { return Leave::No };
     // When nobody anywhere is ready, the fault is on this side.
     if !nodes.iter().any(ready) {
         return Leave::No;
     }
-    if own.taints.iter().any(is_eviction) {
-        return Leave::Now;
-    }
     let here = || nodes.iter().filter(|(_, node)| zone(node) == zone(own));
     let every = match state(here().map(ready)) {
         (State::Normal | State::Full, _) => EVICT_EVERY_S,
+        // Also for those that went first, when it still looked like their own fault.
         (State::Partial, size) if size <= SMALL_ZONE => return Leave::No,
         (State::Partial, _) => EVICT_SLOWLY_EVERY_S,
     };
+    if own.taints.iter().any(is_eviction) {
+        return Leave::Now;
+    }
     let taints = here().flat_map(|(_, node)| node.taints.iter()).filter(|taint| is_eviction(taint));
     let last = taints.filter_map(|taint| time::parse(taint.time_added.as_deref()?)).max();
     match last {
