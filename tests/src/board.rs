@@ -68,7 +68,8 @@ impl Board {
     pub(crate) fn unwired(test: &str) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let netns = format!("brt{}-{number}", std::process::id());
-        let dir = std::env::temp_dir().join(format!("bramble-{test}-{}-{number}", std::process::id()));
+        // Of equal length: a path that is the beginning of another one's would be taken for it.
+        let dir = std::env::temp_dir().join(format!("bramble-{test}-{}-{number:03}", std::process::id()));
         fs::create_dir_all(&dir).expect("a directory of this test's own");
         let board = Self { netns, dir, options: Vec::new(), running: None, kubectl: Kubectl::newest() };
         let _ = succeed(Command::new("ip").args(["netns", "add", &board.netns]));

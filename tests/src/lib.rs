@@ -3,6 +3,8 @@
 //! Every [`Board`] is the real binary under `up`, in a network namespace and directories of its own, and removes all of it
 //! when it goes out of scope, also after a failed test. A test that cannot run fails and says what is missing.
 //!
+//! All but `tidy.rs` are one program, `tests/e2e/`: linked once, and its tests run side by side.
+//!
 //! | file below `tests/` | proves |
 //! | --- | --- |
 //! | `tidy.rs` | the rules of the house |

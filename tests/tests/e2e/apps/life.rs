@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{Board, TOOLS, board, field, sh, wait, wait_event, wait_field, wait_ready};
+use super::{Board, TOOLS, board, field, sh, wait, wait_event, wait_field, wait_ready};
 
 /// Objects that the pods below refer to.
 const OBJECTS: &str = r"

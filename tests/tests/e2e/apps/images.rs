@@ -4,7 +4,7 @@ use bramble_tests::image::tools;
 use bramble_tests::registry::{PASSWORD, Registry, USER};
 use serde_json::json;
 
-use crate::{Board, field, wait, wait_event, wait_field};
+use super::{Board, field, wait, wait_event, wait_field};
 
 /// A pod that says one line and ends.
 fn pod(name: &str, image: &str, more: &str) -> String {

@@ -4,7 +4,7 @@ use bramble_tests::image::tools;
 use bramble_tests::registry::{PASSWORD, Registry, USER};
 use serde_json::json;
 
-use crate::{Board, wait_event, wait_field};
+use super::{Board, wait_event, wait_field};
 
 /// A pod that says one line and ends, with the secrets that it may pull with.
 fn pod(name: &str, image: &str, secrets: &str) -> String {

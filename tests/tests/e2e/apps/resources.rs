@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use bramble_tests::board::Board;
 
-use crate::{TOOLS, board, field, sh, wait_field, wait_ready};
+use super::{TOOLS, board, field, sh, wait_field, wait_ready};
 
 /// Files of a container's cgroup: of the controller's own hierarchy, or of the unified one, whichever this host has.
 fn knob(container_pid: i32, controller: &str, v1: &str, v2: &str) -> String {

@@ -4,17 +4,11 @@ use bramble_tests::board::Board;
 use bramble_tests::host::succeed;
 use bramble_tests::image::{self, Image};
 
-#[path = "apps/images.rs"]
 mod images;
-#[path = "apps/life.rs"]
 mod life;
-#[path = "apps/mirrors.rs"]
 mod mirrors;
-#[path = "apps/resources.rs"]
 mod resources;
-#[path = "apps/security.rs"]
 mod security;
-#[path = "apps/two_tiers.rs"]
 mod two_tiers;
 
 /// The image that most pods here run: busybox and curl.

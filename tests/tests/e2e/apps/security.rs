@@ -2,7 +2,7 @@
 
 use bramble_tests::board::Board;
 
-use crate::{TOOLS, board, field, sh, wait_field, wait_ready};
+use super::{TOOLS, board, field, sh, wait_field, wait_ready};
 
 /// A pod that may least, one that may what all may, one with a capability more, one that may all, and one that may not be root.
 fn pods() -> String {

@@ -3,7 +3,7 @@
 use bramble_tests::image::{nginx, redis};
 use bramble_tests::resolver::{ANSWER, Resolver};
 
-use crate::{Board, TOOLS, field, load, sh, wait_ready};
+use super::{Board, TOOLS, field, load, sh, wait_ready};
 
 const REDIS: &str = "tests.local/redis:7";
 const NGINX: &str = "tests.local/nginx:1";

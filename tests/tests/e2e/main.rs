@@ -1,0 +1,19 @@
+//! The end-to-end tests, one program: they are linked once, and those of different files run side by side. One file's tests:
+//! `cargo test -p bramble-tests --test e2e streams::`. What each file proves stands in `src/lib.rs`.
+
+mod apps;
+mod at_rest;
+mod backup;
+mod balancer;
+mod boards;
+mod card;
+mod controllers;
+mod demo;
+mod identity;
+mod join;
+mod kubectl;
+mod policy;
+mod static_binary;
+mod streams;
+mod survival;
+mod trouble;
