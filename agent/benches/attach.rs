@@ -57,6 +57,7 @@ fn main() {
         service_ranges: vec![range("10.43.0.0/16")],
         dns_addresses: vec![],
         mtu: None,
+        foreign: false,
     };
     let network =
         Network::open(options, proxy.clone(), services::Policies::none(proxy)).expect("the board's own interface");

@@ -7,6 +7,9 @@ use lexopt::prelude::*;
 
 use super::snapshot::options::{SnapshotOptions, duration};
 
+/// Where distributions of plugins put them.
+pub(crate) const CNI_BIN_DIR: &str = "/opt/cni/bin";
+
 /// Options shared by the verbs; each takes what concerns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Options {
@@ -54,6 +57,10 @@ pub(crate) struct Options {
     pub(crate) registry_mirrors: Vec<String>,
     /// `host=file` of who signs their certificates.
     pub(crate) registry_authorities: Vec<String>,
+    /// Where CNI configurations are, if plugins connect pods.
+    pub(crate) cni_conf_dir: Option<PathBuf>,
+    /// Where CNI plugins are, `DIR[:DIR]`.
+    pub(crate) cni_bin_dir: String,
     /// The board's resolvers.
     pub(crate) resolv_conf: PathBuf,
     /// Port of the kubelet's HTTP server.
@@ -127,6 +134,8 @@ impl Default for Options {
             insecure_registries: Vec::new(),
             registry_mirrors: Vec::new(),
             registry_authorities: Vec::new(),
+            cni_conf_dir: None,
+            cni_bin_dir: CNI_BIN_DIR.into(),
             resolv_conf: "/etc/resolv.conf".into(),
             kubelet_port: 10250,
             set_clock: false,
@@ -186,6 +195,8 @@ pub(super) fn option(options: &mut Options, name: &str, parser: &mut lexopt::Par
         "insecure-registry" => options.insecure_registries.push(parser.value()?.string()?),
         "registry-mirror" => options.registry_mirrors.push(parser.value()?.string()?),
         "registry-ca" => options.registry_authorities.push(parser.value()?.string()?),
+        "cni-conf-dir" => options.cni_conf_dir = Some(directory(parser)?),
+        "cni-bin-dir" => options.cni_bin_dir = parser.value()?.string()?,
         "resolv-conf" => options.resolv_conf = parser.value()?.into(),
         "config" => options.config = Some(parser.value()?.into()),
         "add" => options.add.push(parser.value()?.into()),

@@ -205,6 +205,9 @@ fn children(options: &Options) -> anyhow::Result<Vec<Child>> {
     for authority in &options.registry_authorities {
         agent.extend(["--registry-ca".into(), authority.clone()]);
     }
+    if let Some(folder) = &options.cni_conf_dir {
+        agent.extend(["--cni-conf-dir".into(), text(folder)?, "--cni-bin-dir".into(), options.cni_bin_dir.clone()]);
+    }
     Ok(vec![Child::new("controller", controller), Child::new("agent", agent)])
 }
 

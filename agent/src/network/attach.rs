@@ -18,7 +18,6 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 /// Ethernet's own, where no interface says otherwise.
 const DEFAULT_MTU: u32 = 1500;
@@ -67,10 +66,9 @@ pub struct Options {
     pub dns_addresses: Vec<IpAddr>,
     /// The pods' MTU; none takes the smallest of the board's interfaces.
     pub mtu: Option<u32>,
+    /// Pods are somebody else's to connect ([`cni`](crate::cni)): the board has its cluster addresses and nothing more.
+    pub foreign: bool,
 }
-
-/// A board that cannot learn which network policies there are (it never could, and does not now) connects pods anyway.
-const POLICIES_WAIT: Duration = Duration::from_secs(5);
 
 /// The pod network of a board; clones share it.
 #[derive(Clone)]
@@ -128,10 +126,31 @@ impl Network {
         let known = ranges.load();
         let state = Mutex::new(State { addresses, attached });
         let network = Self(Arc::new(Inner { options, proxy, policies, records, ranges, state }));
-        if !known.is_empty() {
+        if network.0.options.foreign {
+            network.give_way(&socket, index, &known)?;
+        } else if !known.is_empty() {
             network.apply_ranges(&known)?;
         }
         Ok(network)
+    }
+
+    /// Takes away what a run with a pod network of our own left: the pods' interfaces, the board's address among them,
+    /// the ways to other boards. The service range stays routed to this board, which rewrites what goes there.
+    fn give_way(&self, socket: &Socket, index: u32, known: &[Cidr]) -> Result<(), Error> {
+        self.sweep(&[])?;
+        remove_link(socket, &plan::tunnel_interface(self.instance()))?;
+        peering::down(self.instance())?;
+        let mut batch = Batch::default();
+        known.iter().filter_map(|range| plan::board_address(*range)).for_each(|ip| {
+            route::delete_address(&mut batch, index, ip);
+        });
+        execute_unless(socket, &batch, &[Errno::ADDRNOTAVAIL])?;
+        let mut batch = Batch::default();
+        for service in &self.0.options.service_ranges {
+            let (to, bits) = (service.base(), service.bits());
+            route::add_route(&mut batch, &Route { to, bits, index, via: None, source: None });
+        }
+        Ok(socket.execute(&batch)?)
     }
 
     /// Takes the pod ranges of `Node.spec.podCIDRs`; called again with the same it does nothing anew.
@@ -352,9 +371,7 @@ impl PodNetwork for Network {
         let (network, netns, sandbox_id) = (self.clone(), netns_path.to_owned(), sandbox_id.to_owned());
         let request = request.clone();
         Box::pin(async move {
-            if tokio::time::timeout(POLICIES_WAIT, network.0.policies.known()).await.is_err() {
-                tracing::warn!(pod = request.name, "connected before network policies are known");
-            }
+            network.0.policies.soon_known(&request.name).await;
             blocking(move || network.connect(&netns, &sandbox_id, &request)).await
         })
     }

@@ -70,6 +70,7 @@ impl Board {
             service_ranges: vec![range("10.43.0.0/16"), range("fd43::/112")],
             dns_addresses: dns,
             mtu: None,
+            foreign: false,
         };
         let network = netns.enter(|| {
             let network = Network::open(options, proxy.clone(), policies.clone()).unwrap();

@@ -36,6 +36,7 @@ fn board(name: &str, number: u8, addresses: &[&str], netns: Namespace) -> Board 
         service_ranges: vec![range("10.43.0.0/16".into())],
         dns_addresses: Vec::new(),
         mtu: None,
+        foreign: false,
     };
     let ranges = [format!("10.42.{number}.0/24"), format!("fd42:0:0:{number}::/64")];
     let network = netns.enter(|| {
