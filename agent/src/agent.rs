@@ -28,7 +28,7 @@ use crate::instance::Instance;
 use crate::join::{self, JoinError, JoinOptions, Joined, Kept, Rotation, ServingNames};
 use crate::link::backoff::Backoff;
 use crate::link::{Clock, Endpoint, KeyPin, Link, LinkError, Sending, Transport};
-use crate::network::{self, Cidr, Network};
+use crate::network::{self, Cidr, Network, Overlay};
 use crate::node::{self, Health, NodeOptions, NodeSignals, Registration, Reserved};
 use crate::pods::{self, BoardOptions, BoardRuntime, Images, PodNetwork, Table};
 use crate::serve::{self, Server};
@@ -67,6 +67,10 @@ pub struct Options {
     pub registries: Registries,
     /// Where CNI plugins and their configuration are; none: pods are connected by ourselves.
     pub cni: Option<CniFolders>,
+    /// What joins boards that are apart.
+    pub overlay: Overlay,
+    /// Seconds after which an idle board gives a sign of life through WireGuard; zero for never.
+    pub overlay_keepalive_s: u16,
     /// The board's resolvers: for foreign names, and for pods whose DNS policy is `Default`.
     pub resolv_conf: PathBuf,
     /// Where the kubelet's server listens.
@@ -115,7 +119,8 @@ pub fn read_join_file(text: &str) -> Result<(String, Vec<KeyPin>), String> {
 /// # Errors
 /// What makes it pointless to go on: a host that cannot run pods, a token that is refused.
 pub async fn run(options: Options, ready: impl FnOnce() + Send + 'static) -> Result<(), AgentError> {
-    let (proxy, policies, network) = open_network(&options).map_err(|error| AgentError::Host(error.to_string()))?;
+    let (proxy, policies, network) =
+        open_network(&options).map_err(|error| AgentError::Host(services::chain(&error)))?;
     let plugins = open_plugins(&options, &proxy, &policies).await?;
     let agent = Agent::open(options, network, plugins)?;
     let server = resolve(agent.options.servers.first()).await;
@@ -299,6 +304,8 @@ fn open_network(options: &Options) -> Result<(Proxy, Policies, Network), network
             dns_addresses: options.dns_addresses.clone(),
             mtu: None,
             foreign: options.cni.is_some(),
+            overlay: options.overlay,
+            keepalive_s: options.overlay_keepalive_s,
         },
         proxy.clone(),
         policies.clone(),

@@ -39,7 +39,7 @@ pub(crate) fn take_over(options: &Options) -> anyhow::Result<Options> {
 
 /// Pure: the file lies in `beside`; the authorities of registries were written into `authorities`.
 fn fill(options: &mut Options, config: Config, beside: &Path, authorities: &Path) {
-    let Config { node_name, controller, registries, cni, .. } = config;
+    let Config { node_name, controller, registries, cni, network, .. } = config;
     options.node_name = options.node_name.take().or(node_name);
     let named = options.token.is_some() || options.bundle.file.is_some() || options.join_file.is_some();
     if !named {
@@ -52,6 +52,8 @@ fn fill(options: &mut Options, config: Config, beside: &Path, authorities: &Path
     for (registry, urls) in registries.mirrors {
         options.registry_mirrors.extend(urls.iter().map(|url| format!("{registry}={url}")));
     }
+    options.overlay = options.overlay.or(network.overlay);
+    options.overlay_keepalive_s = options.overlay_keepalive_s.or(network.overlay_keepalive);
     if options.cni_conf_dir.is_none()
         && let Some(folder) = cni.conf_dir
     {

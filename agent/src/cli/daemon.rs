@@ -290,6 +290,8 @@ pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
         dns_addresses: service_cidr.nth(DNS_PLACE).into_iter().collect(),
         cluster_domain: DOMAIN.to_owned(),
         registries: registries(options)?,
+        overlay: options.overlay.unwrap_or_default(),
+        overlay_keepalive_s: options.overlay_keepalive_s.unwrap_or_default(),
         cni: options.cni_conf_dir.clone().map(|conf_dir| agent::CniFolders {
             conf_dir,
             bin_dirs: std::env::split_paths(&options.cni_bin_dir).collect(),

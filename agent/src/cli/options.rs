@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bramble_agent::network::Overlay;
 use lexopt::prelude::*;
 
 use super::snapshot::options::{SnapshotOptions, duration};
@@ -61,6 +62,10 @@ pub(crate) struct Options {
     pub(crate) cni_conf_dir: Option<PathBuf>,
     /// Where CNI plugins are, `DIR[:DIR]`.
     pub(crate) cni_bin_dir: String,
+    /// What joins boards that are apart, if it is said.
+    pub(crate) overlay: Option<Overlay>,
+    /// Seconds between signs of life through it.
+    pub(crate) overlay_keepalive_s: Option<u16>,
     /// The board's resolvers.
     pub(crate) resolv_conf: PathBuf,
     /// Port of the kubelet's HTTP server.
@@ -136,6 +141,8 @@ impl Default for Options {
             registry_authorities: Vec::new(),
             cni_conf_dir: None,
             cni_bin_dir: CNI_BIN_DIR.into(),
+            overlay: None,
+            overlay_keepalive_s: None,
             resolv_conf: "/etc/resolv.conf".into(),
             kubelet_port: 10250,
             set_clock: false,
@@ -197,6 +204,8 @@ pub(super) fn option(options: &mut Options, name: &str, parser: &mut lexopt::Par
         "registry-ca" => options.registry_authorities.push(parser.value()?.string()?),
         "cni-conf-dir" => options.cni_conf_dir = Some(directory(parser)?),
         "cni-bin-dir" => options.cni_bin_dir = parser.value()?.string()?,
+        "overlay" => options.overlay = Some(parser.value()?.parse()?),
+        "overlay-keepalive" => options.overlay_keepalive_s = Some(parser.value()?.parse()?),
         "resolv-conf" => options.resolv_conf = parser.value()?.into(),
         "config" => options.config = Some(parser.value()?.into()),
         "add" => options.add.push(parser.value()?.into()),

@@ -2,6 +2,8 @@
 
 use super::addresses::Addresses;
 use super::cidr::Cidr;
+use super::encryption::Encryption;
+use super::overlay::Overlay;
 use super::record::{Ranges, Record, Records};
 use super::sysctl;
 use super::{peering, plan};
@@ -44,6 +46,9 @@ pub enum Error {
     /// The kernel refused a message.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// `--overlay wireguard` on a kernel that has none.
+    #[error("this kernel has no WireGuard: load its module, or take --overlay auto, which uses VXLAN then")]
+    NoWireguard(#[source] NetlinkError),
     /// The services' table refused host ports.
     #[error(transparent)]
     Table(#[from] services::Error),
@@ -68,6 +73,11 @@ pub struct Options {
     pub mtu: Option<u32>,
     /// Pods are somebody else's to connect ([`cni`](crate::cni)): the board has its cluster addresses and nothing more.
     pub foreign: bool,
+    /// What joins boards that are apart.
+    pub overlay: Overlay,
+    /// Seconds after which an idle board gives a sign of life through WireGuard, so that a NAT before it remembers it;
+    /// zero for never.
+    pub keepalive_s: u16,
 }
 
 /// The pod network of a board; clones share it.
@@ -80,6 +90,7 @@ struct Inner {
     policies: Policies,
     records: Records,
     ranges: Ranges,
+    encryption: Option<Encryption>,
     state: Mutex<State>,
 }
 
@@ -125,7 +136,9 @@ impl Network {
         let ranges = Ranges::below(&options.instance.data_dir);
         let known = ranges.load();
         let state = Mutex::new(State { addresses, attached });
-        let network = Self(Arc::new(Inner { options, proxy, policies, records, ranges, state }));
+        let overlay = if options.foreign { Overlay::Vxlan } else { options.overlay };
+        let encryption = Encryption::open(&options.instance, overlay)?;
+        let network = Self(Arc::new(Inner { options, proxy, policies, records, ranges, encryption, state }));
         if network.0.options.foreign {
             network.give_way(&socket, index, &known)?;
         } else if !known.is_empty() {
@@ -297,13 +310,21 @@ impl Network {
             first = first.and(self.disconnect(&sandbox_id));
         }
         let mut kept: Vec<String> = self.state().attached.values().map(|record| record.interface.clone()).collect();
-        let own = [plan::board_interface, plan::board_peer, plan::tunnel_interface];
+        let own = [plan::board_interface, plan::board_peer, plan::tunnel_interface, plan::encrypted_interface];
         kept.extend(own.map(|name| name(&self.0.options.instance)));
         first.and(remove_links(&self.0.options.instance, |name| !kept.iter().any(|at| at == name)))
     }
 
     pub(super) fn instance(&self) -> &Instance {
         &self.0.options.instance
+    }
+
+    pub(super) fn encryption(&self) -> Option<&Encryption> {
+        self.0.encryption.as_ref()
+    }
+
+    pub(super) fn keepalive_s(&self) -> u16 {
+        self.0.options.keepalive_s
     }
 
     pub(super) fn node_name(&self) -> &str {

@@ -8,6 +8,7 @@ use std::ops::{Range, RangeInclusive};
 use serde::Deserialize;
 
 use crate::images::mirrors;
+use crate::network::Overlay;
 
 mod keys;
 pub mod wifi;
@@ -106,6 +107,10 @@ pub struct Network {
     pub gateway: Option<Ipv4Addr>,
     /// Resolvers; DHCP's otherwise.
     pub dns: Vec<IpAddr>,
+    /// What joins boards that no link joins.
+    pub overlay: Option<Overlay>,
+    /// On a board behind a NAT: seconds between signs of life through WireGuard.
+    pub overlay_keepalive: Option<u16>,
 }
 
 /// CNI plugins, where pods are to be connected by them.
