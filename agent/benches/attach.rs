@@ -3,7 +3,7 @@
 //! Needs root: it works in network namespaces of its own.
 
 use bramble_agent::instance::Instance;
-use bramble_agent::network::{Network, Options, down};
+use bramble_agent::network::{Network, Options, Overlay, down};
 use bramble_agent::pods::{PodNetRequest, PodNetwork};
 use bramble_agent::services::{self, Proxy};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -57,6 +57,9 @@ fn main() {
         service_ranges: vec![range("10.43.0.0/16")],
         dns_addresses: vec![],
         mtu: None,
+        foreign: false,
+        overlay: Overlay::default(),
+        keepalive_s: 0,
     };
     let network =
         Network::open(options, proxy.clone(), services::Policies::none(proxy)).expect("the board's own interface");

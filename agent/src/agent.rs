@@ -22,14 +22,15 @@ use tracing::{error, info, warn};
 
 use crate::announce;
 use crate::checkpoint::Checkpoint;
+use crate::cni::{self, Plugins};
 use crate::images::{BoardImages, Registries};
 use crate::instance::Instance;
 use crate::join::{self, JoinError, JoinOptions, Joined, Kept, Rotation, ServingNames};
 use crate::link::backoff::Backoff;
 use crate::link::{Clock, Endpoint, KeyPin, Link, LinkError, Sending, Transport};
-use crate::network::{self, Cidr, Network};
+use crate::network::{self, Cidr, Network, Overlay};
 use crate::node::{self, Health, NodeOptions, NodeSignals, Registration, Reserved};
-use crate::pods::{self, BoardOptions, BoardRuntime, Images, Table};
+use crate::pods::{self, BoardOptions, BoardRuntime, Images, PodNetwork, Table};
 use crate::serve::{self, Server};
 use crate::services::{self, Policies, Proxy};
 
@@ -64,12 +65,27 @@ pub struct Options {
     pub cluster_domain: String,
     /// How registries are reached; below the data directory `certs.d` may hold further authorities.
     pub registries: Registries,
+    /// Where CNI plugins and their configuration are; none: pods are connected by ourselves.
+    pub cni: Option<CniFolders>,
+    /// What joins boards that are apart.
+    pub overlay: Overlay,
+    /// Seconds after which an idle board gives a sign of life through WireGuard; zero for never.
+    pub overlay_keepalive_s: u16,
     /// The board's resolvers: for foreign names, and for pods whose DNS policy is `Default`.
     pub resolv_conf: PathBuf,
     /// Where the kubelet's server listens.
     pub kubelet_port: u16,
     /// The system's clock follows the controller's.
     pub set_clock: bool,
+}
+
+/// Where CNI plugins and their configuration are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CniFolders {
+    /// The folder whose first file is the network.
+    pub conf_dir: PathBuf,
+    /// Where plugins are looked for, in this order.
+    pub bin_dirs: Vec<PathBuf>,
 }
 
 /// Why an agent does not run.
@@ -103,8 +119,10 @@ pub fn read_join_file(text: &str) -> Result<(String, Vec<KeyPin>), String> {
 /// # Errors
 /// What makes it pointless to go on: a host that cannot run pods, a token that is refused.
 pub async fn run(options: Options, ready: impl FnOnce() + Send + 'static) -> Result<(), AgentError> {
-    let (proxy, policies, network) = open_network(&options).map_err(|error| AgentError::Host(error.to_string()))?;
-    let agent = Agent::open(options, network)?;
+    let (proxy, policies, network) =
+        open_network(&options).map_err(|error| AgentError::Host(services::chain(&error)))?;
+    let plugins = open_plugins(&options, &proxy, &policies).await?;
+    let agent = Agent::open(options, network, plugins)?;
     let server = resolve(agent.options.servers.first()).await;
     agent.start_work(proxy.clone(), policies, server);
     agent.join_cluster(server, proxy, ready).await
@@ -121,10 +139,12 @@ struct Agent {
     runtime: Arc<Runtime>,
     images: Arc<BoardImages>,
     network: Network,
+    /// Who connects pods, where it is not `network`.
+    plugins: Option<Plugins>,
 }
 
 impl Agent {
-    fn open(options: Options, network: Network) -> Result<Self, AgentError> {
+    fn open(options: Options, network: Network, plugins: Option<Plugins>) -> Result<Self, AgentError> {
         let runtime = open_runtime(&options.instance).map_err(|error| AgentError::Host(error.chain()))?;
         let registries =
             Registries { authorities: Some(options.instance.data_dir.join("certs.d")), ..options.registries.clone() };
@@ -142,6 +162,7 @@ impl Agent {
             runtime: Arc::new(runtime),
             images: Arc::new(images),
             network,
+            plugins,
         })
     }
 
@@ -155,7 +176,7 @@ impl Agent {
         let board = BoardOptions {
             runtime: Arc::new(BoardRuntime::new(self.runtime.clone(), self.images.store())),
             images: self.images.clone(),
-            network: Arc::new(self.network.clone()),
+            network: self.pod_network(),
             table: self.table.clone(),
             node_name: options.node_name.clone(),
             agent_dir: self.dir.clone(),
@@ -170,7 +191,12 @@ impl Agent {
         let services = checkpoint.as_ref().map(Checkpoint::share);
         let kept = checkpoint.as_ref().map(Checkpoint::share);
         tokio::spawn(pods::run(board, self.link.clone(), self.clock.clone(), checkpoint));
-        tokio::spawn(network::peering::run(self.link.clone(), self.network.clone(), options.node_name.clone()));
+        match &self.plugins {
+            Some(plugins) => tokio::spawn(plugins.clone().run()),
+            None => {
+                tokio::spawn(network::peering::run(self.link.clone(), self.network.clone(), options.node_name.clone()))
+            }
+        };
         let announcing =
             announce::run(self.link.clone(), self.clock.clone(), options.node_name.clone(), proxy.announced());
         tokio::spawn(announcing);
@@ -179,6 +205,13 @@ impl Agent {
         tokio::spawn(services::run(self.link.clone(), proxy.clone(), services));
         tokio::spawn(answer_names(dns_options(options), proxy));
         tokio::spawn(answer_locally(options.instance.run_dir.clone(), self.images.clone(), self.table.clone()));
+    }
+
+    fn pod_network(&self) -> Arc<dyn PodNetwork> {
+        match &self.plugins {
+            Some(plugins) => Arc::new(plugins.clone()),
+            None => Arc::new(self.network.clone()),
+        }
     }
 
     /// Joins, serves the kubelet's paths, and keeps the Node for as long as the agent runs.
@@ -198,8 +231,9 @@ impl Agent {
         };
         let joined = joined(&join, &self.clock).await?;
         self.transport.set(joined.connection.clone());
+        let pod_network = PodNet { network: self.network, plugins: self.plugins };
         // A board that was here before has its range already.
-        let not_ready = if self.network.ranges().is_empty() { vec![NO_RANGE.to_owned()] } else { Vec::new() };
+        let not_ready = pod_network.not_ready(&pod_network.network.ranges());
         let (health, receiver) = watch::channel(Health { not_ready, ..Health::default() });
         let signals = NodeSignals {
             health: receiver,
@@ -215,7 +249,7 @@ impl Agent {
         let clock = self.clock.clone();
         let kubelet = Server::new(self.table, self.runtime, move || clock.now_ms());
         serve_kubelet(&self.options, &authority, certificates, kubelet).await?;
-        tokio::spawn(watch_node(signals.node.subscribe(), health, self.network, proxy, self.images, ready));
+        tokio::spawn(watch_node(signals.node.subscribe(), health, pod_network, proxy, self.images, ready));
         node::run(node_options(&self.options, server), self.link, self.clock, signals).await;
         Ok(())
     }
@@ -269,11 +303,27 @@ fn open_network(options: &Options) -> Result<(Proxy, Policies, Network), network
             service_ranges: vec![options.service_cidr],
             dns_addresses: options.dns_addresses.clone(),
             mtu: None,
+            foreign: options.cni.is_some(),
+            overlay: options.overlay,
+            keepalive_s: options.overlay_keepalive_s,
         },
         proxy.clone(),
         policies.clone(),
     )?;
     Ok((proxy, policies, network))
+}
+
+/// The plugins, if they are to connect pods; if not, what they made for pods earlier goes.
+async fn open_plugins(options: &Options, proxy: &Proxy, policies: &Policies) -> Result<Option<Plugins>, AgentError> {
+    let instance = options.instance.clone();
+    let Some(CniFolders { conf_dir, bin_dirs }) = options.cni.clone() else {
+        if let Err(error) = cni::down(&instance).await {
+            warn!(error = %services::chain(&error), "what CNI plugins made for pods is not all taken away");
+        }
+        return Ok(None);
+    };
+    let plugins = Plugins::open(cni::Options { instance, conf_dir, bin_dirs }, proxy.clone(), policies.clone());
+    plugins.map(Some).map_err(|error| AgentError::Host(services::chain(&error)))
 }
 
 fn dns_options(options: &Options) -> crate::dns::Options {
@@ -333,18 +383,68 @@ async fn resolve(server: Option<&Endpoint>) -> Option<SocketAddr> {
     tokio::net::lookup_host((server.host.as_str(), server.port)).await.ok()?.next()
 }
 
+/// Who connects this board's pods.
+struct PodNet {
+    network: Network,
+    plugins: Option<Plugins>,
+}
+
+impl PodNet {
+    /// Why no pod can be connected, where `ranges` are the board's own.
+    fn not_ready(&self, ranges: &[Cidr]) -> Vec<String> {
+        let reason = match &self.plugins {
+            Some(plugins) => plugins.not_ready(),
+            None => ranges.is_empty().then_some(NO_RANGE),
+        };
+        reason.into_iter().map(str::to_owned).collect()
+    }
+
+    /// Takes the ranges of the Node, which plugins read there themselves. False where the kernel refused them.
+    async fn take_ranges(&self, ranges: &[Cidr]) -> bool {
+        if self.plugins.is_some() {
+            return true;
+        }
+        let (network, wanted) = (self.network.clone(), ranges.to_vec());
+        match tokio::task::spawn_blocking(move || network.set_ranges(&wanted)).await {
+            Ok(Ok(())) => {
+                info!(?ranges, "pod ranges");
+                return true;
+            }
+            Ok(Err(error)) => error!(%error, "pod ranges"),
+            Err(error) => error!(%error, "pod ranges"),
+        }
+        false
+    }
+}
+
+/// Resolves when plugins have got a configuration, or have lost it.
+async fn plugins_changed(changes: Option<&mut watch::Receiver<bool>>) {
+    let changed = match changes {
+        Some(changes) => changes.changed().await.is_ok(),
+        None => false,
+    };
+    if !changed {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// Gives the pod network its ranges, and tells the node's loop of images and readiness.
 async fn watch_node(
     mut node: watch::Receiver<Arc<Value>>,
     health: watch::Sender<Health>,
-    network: Network,
+    pod_network: PodNet,
     proxy: Proxy,
     images: Arc<BoardImages>,
     ready: impl FnOnce(),
 ) {
     let mut ready = Some(ready);
-    let mut known = network.ranges();
-    while node.changed().await.is_ok() {
+    let mut known = pod_network.network.ranges();
+    let mut changes = pod_network.plugins.as_ref().map(Plugins::changes);
+    loop {
+        tokio::select! {
+            changed = node.changed() => if changed.is_err() { return },
+            () = plugins_changed(changes.as_mut()) => {}
+        }
         let current = node.borrow_and_update().clone();
         if current.is_null() {
             continue;
@@ -354,26 +454,19 @@ async fn watch_node(
         proxy.set_silent(labels.get("node.kubernetes.io/exclude-from-external-load-balancers").is_some());
         let texts = current["spec"]["podCIDRs"].as_array().map(Vec::as_slice).unwrap_or_default();
         let ranges: Vec<Cidr> = texts.iter().filter_map(|text| text.as_str()?.parse().ok()).collect();
-        if !ranges.is_empty() && ranges != known {
-            let (network, wanted) = (network.clone(), ranges.clone());
-            match tokio::task::spawn_blocking(move || network.set_ranges(&wanted)).await {
-                Ok(Ok(())) => {
-                    info!(?ranges, "pod ranges");
-                    known = ranges;
-                }
-                Ok(Err(error)) => error!(%error, "pod ranges"),
-                Err(error) => error!(%error, "pod ranges"),
-            }
+        if !ranges.is_empty() && ranges != known && pod_network.take_ranges(&ranges).await {
+            known = ranges;
         }
         let present = Images::list(&*images).await;
-        let not_ready = if known.is_empty() { vec![NO_RANGE.to_owned()] } else { Vec::new() };
+        let not_ready = pod_network.not_ready(&known);
         health.send_if_modified(|health| {
             let next = Health { not_ready, images: present, ..health.clone() };
             let changed = *health != next;
             *health = next;
             changed
         });
-        if let Some(ready) = ready.take_if(|_| !known.is_empty()) {
+        // Plugins may come as pods themselves: nobody is to wait for them.
+        if let Some(ready) = ready.take_if(|_| pod_network.plugins.is_some() || !known.is_empty()) {
             ready();
         }
     }

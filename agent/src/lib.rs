@@ -19,6 +19,7 @@
 pub mod agent;
 pub mod announce;
 pub mod checkpoint;
+pub mod cni;
 pub mod discovery;
 pub mod dns;
 pub mod images;

@@ -13,7 +13,8 @@
 //! (the source of its traffic to services), the cluster DNS address, and the route of the service range, so that a
 //! board without any other network still reaches services.
 //!
-//! The pods of other boards are routed over the link that the boards share, or through a tunnel ([`peering`]).
+//! The pods of other boards are routed over the link that the boards share, or through a tunnel ([`peering`]): VXLAN, or
+//! WireGuard where [`Overlay`] asks for it.
 //!
 //! How a board is put together: [`Proxy::new`](crate::services::Proxy::new) and [`Network::open`] (blocking, once),
 //! [`Network::sweep`] when the runtime has said which sandboxes live, [`Network::set_ranges`] whenever
@@ -23,6 +24,8 @@
 mod addresses;
 mod attach;
 mod cidr;
+mod encryption;
+mod overlay;
 pub mod peering;
 mod peers;
 mod plan;
@@ -31,6 +34,7 @@ mod sysctl;
 
 pub use attach::{Error, Network, Options, down};
 pub use cidr::{BadCidr, Cidr};
+pub use overlay::Overlay;
 
 #[cfg(test)]
 pub(crate) mod board;

@@ -66,6 +66,18 @@ pub(crate) fn arp_socket(interface: u32, ip: Ipv4Addr) -> std::io::Result<OwnedF
     Ok(socket)
 }
 
+/// A network namespace that lives as long as the file is open, for tests on boards that have no tools.
+#[cfg(test)]
+pub(crate) fn new_net_namespace() -> std::fs::File {
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    let made = std::thread::spawn(|| {
+        // SAFETY: nothing but the network of this thread becomes another one, and the thread ends.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+        std::fs::File::open("/proc/thread-self/ns/net").unwrap()
+    });
+    made.join().unwrap()
+}
+
 /// Keeps the daemons' heaps small: one arena for all threads, because each further one keeps what its bursts freed.
 #[cfg(target_env = "gnu")]
 pub fn keep_one_heap() {

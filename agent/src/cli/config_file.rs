@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 use bramble_agent::os::config::{self, Config};
 
 use super::Options;
+use super::options::CNI_BIN_DIR;
 
 /// Takes over what the file of `--config` says, if there is one.
 pub(crate) fn take_over(options: &Options) -> anyhow::Result<Options> {
@@ -38,7 +39,7 @@ pub(crate) fn take_over(options: &Options) -> anyhow::Result<Options> {
 
 /// Pure: the file lies in `beside`; the authorities of registries were written into `authorities`.
 fn fill(options: &mut Options, config: Config, beside: &Path, authorities: &Path) {
-    let Config { node_name, controller, registries, .. } = config;
+    let Config { node_name, controller, registries, cni, network, .. } = config;
     options.node_name = options.node_name.take().or(node_name);
     let named = options.token.is_some() || options.bundle.file.is_some() || options.join_file.is_some();
     if !named {
@@ -50,6 +51,17 @@ fn fill(options: &mut Options, config: Config, beside: &Path, authorities: &Path
     options.insecure_registries.extend(registries.insecure);
     for (registry, urls) in registries.mirrors {
         options.registry_mirrors.extend(urls.iter().map(|url| format!("{registry}={url}")));
+    }
+    options.overlay = options.overlay.or(network.overlay);
+    options.overlay_keepalive_s = options.overlay_keepalive_s.or(network.overlay_keepalive);
+    if options.cni_conf_dir.is_none()
+        && let Some(folder) = cni.conf_dir
+    {
+        options.cni_conf_dir = Some(folder.into());
+        // One that was given on the command line holds.
+        if let Some(folders) = cni.bin_dir.filter(|_| options.cni_bin_dir == CNI_BIN_DIR) {
+            options.cni_bin_dir = folders;
+        }
     }
     let authority = |host: &String| format!("{host}={}", authorities.join(format!("{host}.crt")).display());
     options.registry_authorities.extend(registries.ca.keys().map(authority));
@@ -72,13 +84,16 @@ mod tests {
     fn the_file_fills_what_the_command_line_leaves_open() {
         let text = "node-name = \"pi-1\"\n[controller]\naddress = \"https://10.0.0.1:6443\"\nbundle = \"home.bundle\"\n\
                     [registries.ca]\n\"m:5000\" = \"-----BEGIN CERTIFICATE----- -----END CERTIFICATE-----\"\n\
-                    [registries.mirrors]\n\"docker.io\" = [\"https://m:5000\"]\n";
+                    [registries.mirrors]\n\"docker.io\" = [\"https://m:5000\"]\n[cni]\nconf-dir = \"/data/net.d\"\n";
         let options = filled(Options::default(), text);
         assert_eq!(options.node_name.as_deref(), Some("pi-1"));
         assert_eq!(options.bundle.file, Some(PathBuf::from("/boot/home.bundle")));
         assert_eq!(options.server.as_deref(), Some("https://10.0.0.1:6443"));
         assert_eq!(options.registry_mirrors, ["docker.io=https://m:5000"]);
         assert_eq!(options.registry_authorities, ["m:5000=/run/authorities/m:5000.crt"]);
+
+        assert_eq!(options.cni_conf_dir, Some(PathBuf::from("/data/net.d")));
+        assert_eq!(options.cni_bin_dir, "/opt/cni/bin");
 
         let told = Options { server: Some("https://b:1".into()), token: Some("a.b".into()), ..Options::default() };
         let options = filled(told, text);

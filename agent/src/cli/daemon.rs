@@ -34,7 +34,7 @@ const DNS_PLACE: u32 = 10;
 /// The domain of the cluster.
 const DOMAIN: &str = "cluster.local";
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     platform::keep_one_heap();
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -293,6 +293,12 @@ pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
         dns_addresses: service_cidr.nth(DNS_PLACE).into_iter().collect(),
         cluster_domain: DOMAIN.to_owned(),
         registries: registries(options)?,
+        overlay: options.overlay.unwrap_or_default(),
+        overlay_keepalive_s: options.overlay_keepalive_s.unwrap_or_default(),
+        cni: options.cni_conf_dir.clone().map(|conf_dir| agent::CniFolders {
+            conf_dir,
+            bin_dirs: std::env::split_paths(&options.cni_bin_dir).collect(),
+        }),
         resolv_conf: options.resolv_conf.clone(),
         kubelet_port: options.kubelet_port,
         set_clock: options.set_clock,

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
+use bramble_agent::cni;
 use bramble_agent::instance::Instance;
 use bramble_agent::network;
 use bramble_runtime::{Layout, Runtime};
@@ -38,6 +39,9 @@ pub(crate) fn down(options: &Options, purge: bool) -> anyhow::Result<ExitCode> {
     match Runtime::open(layout).and_then(|runtime| runtime.purge()) {
         Ok(report) => eprintln!("bramble: removed {report:?}"),
         Err(error) => failures.push(anyhow!(error).context("containers")),
+    }
+    if let Err(error) = super::daemon::runtime()?.block_on(cni::down(&instance)) {
+        failures.push(anyhow!(error).context("what CNI plugins made for pods"));
     }
     if let Err(error) = network::down(&instance) {
         failures.push(anyhow!(error).context("network"));

@@ -54,6 +54,10 @@ Options of up and agent
   --insecure-registry HOST[:PORT]   plain HTTP for this registry only; repeatable
   --registry-mirror REGISTRY=URL    asked before the registry, in the order given; * is for all others; repeatable
   --registry-ca HOST[:PORT]=FILE    who signs a registry's or mirror's certificate, in PEM; repeatable
+  --overlay vxlan|wireguard|auto    joins boards that no link joins: in the clear (default), encrypted, or as both boards can
+  --overlay-keepalive SECONDS       on a board behind a NAT, such as 25: others reach it through WireGuard at any time
+  --cni-conf-dir DIR                CNI plugins connect pods, by the first configuration in there, such as /etc/cni/net.d
+  --cni-bin-dir DIR[:DIR]           where these plugins are     (default /opt/cni/bin)
   --resolv-conf FILE                resolvers of foreign names (default /etc/resolv.conf)
   --kubelet-port PORT               (default 10250)
 Options of agent

@@ -3,9 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bramble_agent::network::Overlay;
 use lexopt::prelude::*;
 
 use super::snapshot::options::{SnapshotOptions, duration};
+
+/// Where distributions of plugins put them.
+pub(crate) const CNI_BIN_DIR: &str = "/opt/cni/bin";
 
 /// Options shared by the verbs; each takes what concerns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +60,14 @@ pub(crate) struct Options {
     pub(crate) registry_mirrors: Vec<String>,
     /// `host=file` of who signs their certificates.
     pub(crate) registry_authorities: Vec<String>,
+    /// Where CNI configurations are, if plugins connect pods.
+    pub(crate) cni_conf_dir: Option<PathBuf>,
+    /// Where CNI plugins are, `DIR[:DIR]`.
+    pub(crate) cni_bin_dir: String,
+    /// What joins boards that are apart, if it is said.
+    pub(crate) overlay: Option<Overlay>,
+    /// Seconds between signs of life through it.
+    pub(crate) overlay_keepalive_s: Option<u16>,
     /// The board's resolvers.
     pub(crate) resolv_conf: PathBuf,
     /// Port of the kubelet's HTTP server.
@@ -130,6 +142,10 @@ impl Default for Options {
             insecure_registries: Vec::new(),
             registry_mirrors: Vec::new(),
             registry_authorities: Vec::new(),
+            cni_conf_dir: None,
+            cni_bin_dir: CNI_BIN_DIR.into(),
+            overlay: None,
+            overlay_keepalive_s: None,
             resolv_conf: "/etc/resolv.conf".into(),
             kubelet_port: 10250,
             set_clock: false,
@@ -192,6 +208,10 @@ pub(super) fn option(options: &mut Options, name: &str, parser: &mut lexopt::Par
         "insecure-registry" => options.insecure_registries.push(parser.value()?.string()?),
         "registry-mirror" => options.registry_mirrors.push(parser.value()?.string()?),
         "registry-ca" => options.registry_authorities.push(parser.value()?.string()?),
+        "cni-conf-dir" => options.cni_conf_dir = Some(directory(parser)?),
+        "cni-bin-dir" => options.cni_bin_dir = parser.value()?.string()?,
+        "overlay" => options.overlay = Some(parser.value()?.parse()?),
+        "overlay-keepalive" => options.overlay_keepalive_s = Some(parser.value()?.parse()?),
         "resolv-conf" => options.resolv_conf = parser.value()?.into(),
         "config" => options.config = Some(parser.value()?.into()),
         "add" => options.add.push(parser.value()?.into()),

@@ -1,6 +1,6 @@
 //! Pure: names a message of ours in words, so that an error says what the kernel refused.
 
-use super::{nft, route, wire};
+use super::{nft, route, wire, wireguard};
 
 /// Which language a message is in: the numbers of the families overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,6 +9,8 @@ pub(crate) enum Language {
     Route,
     /// NETLINK_NETFILTER: nf_tables and conntrack
     Netfilter,
+    /// NETLINK_GENERIC: WireGuard
+    Generic,
 }
 
 /// For instance `add rule bramble-1a2b3c4d svc/default/web/tcp/80`.
@@ -17,6 +19,7 @@ pub(crate) fn describe(language: Language, message: &[u8]) -> String {
     match language {
         Language::Route => route_message(&message),
         Language::Netfilter => netfilter_message(&message),
+        Language::Generic => generic_message(&message).to_owned(),
     }
 }
 
@@ -64,6 +67,15 @@ fn netfilter_message(message: &wire::Message<'_>) -> String {
     let names = [1, chain].into_iter().filter_map(|kind| wire::attribute(body, kind)).map(wire::text);
     let names: Vec<_> = names.filter(|name| !name.is_empty()).collect();
     format!("{verb} {}", names.join(" ")).trim_end().to_owned()
+}
+
+/// Nothing of what is in it: keys are.
+fn generic_message(message: &wire::Message<'_>) -> &'static str {
+    match message.payload.first() {
+        Some(&wireguard::SET_DEVICE) => "set WireGuard's device",
+        Some(&wireguard::GET_FAMILY) => "find WireGuard",
+        _ => "get WireGuard's device",
+    }
 }
 
 #[cfg(test)]

@@ -171,11 +171,16 @@ pub(crate) fn add_metric_route(batch: &mut Batch, route: &Route, metric: u32) {
 
 /// A route to the pods of another board, whose next hop may be any address on the link.
 pub(crate) fn add_peer_route(batch: &mut Batch, route: &Route) {
-    batch.message(NEW_ROUTE, ACK | CREATE | REPLACE, |m| route_body(m, route, PEER_PROTOCOL, ON_LINK));
+    batch.message(NEW_ROUTE, ACK | CREATE | REPLACE, |m| route_body(m, route, PEER_PROTOCOL, reach_flags(route)));
 }
 
 pub(crate) fn delete_peer_route(batch: &mut Batch, route: &Route) {
-    batch.message(DELETE_ROUTE, ACK, |m| route_body(m, route, PEER_PROTOCOL, ON_LINK));
+    batch.message(DELETE_ROUTE, ACK, |m| route_body(m, route, PEER_PROTOCOL, reach_flags(route)));
+}
+
+/// The kernel takes the flag only with a next hop.
+const fn reach_flags(route: &Route) -> u8 {
+    if route.via.is_some() { ON_LINK } else { 0 }
 }
 
 fn route_body(m: &mut Writer<'_>, route: &Route, protocol: u8, flags: u8) {

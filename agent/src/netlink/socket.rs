@@ -8,7 +8,7 @@ use super::wire::{Batch, DONE, ERROR, MULTI, Message, messages};
 use super::{nft, route};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use rustix::io::Errno;
-use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
+use rustix::net::netlink::{GENERIC, NETFILTER, SocketAddrNetlink};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto, socket_with, sockopt,
 };
@@ -90,6 +90,11 @@ impl Socket {
         Self::open(Language::Netfilter, 0, SocketFlags::CLOEXEC)
     }
 
+    /// A socket for families that have no language of their own, such as WireGuard's.
+    pub(crate) fn generic() -> Result<Self, Error> {
+        Self::open(Language::Generic, 0, SocketFlags::CLOEXEC)
+    }
+
     /// A non-blocking socket that becomes readable when anybody changes a ruleset.
     pub(crate) fn ruleset_changes() -> Result<Self, Error> {
         Self::open(Language::Netfilter, nft::CHANGES_GROUP, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
@@ -114,7 +119,11 @@ impl Socket {
     }
 
     fn open(language: Language, groups: u32, flags: SocketFlags) -> Result<Self, Error> {
-        let protocol = if language == Language::Netfilter { Some(NETFILTER) } else { None };
+        let protocol = match language {
+            Language::Route => None,
+            Language::Netfilter => Some(NETFILTER),
+            Language::Generic => Some(GENERIC),
+        };
         let fd =
             socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol).map_err(failed("open a socket"))?;
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(TIMEOUT)).map_err(failed("set a timeout"))?;

@@ -2,6 +2,8 @@
 
 use super::addresses::Addresses;
 use super::cidr::Cidr;
+use super::encryption::Encryption;
+use super::overlay::Overlay;
 use super::record::{Ranges, Record, Records};
 use super::sysctl;
 use super::{peering, plan};
@@ -18,7 +20,6 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 /// Ethernet's own, where no interface says otherwise.
 const DEFAULT_MTU: u32 = 1500;
@@ -45,6 +46,9 @@ pub enum Error {
     /// The kernel refused a message.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
+    /// `--overlay wireguard` on a kernel that has none.
+    #[error("this kernel has no WireGuard: load its module, or take --overlay auto, which uses VXLAN then")]
+    NoWireguard(#[source] NetlinkError),
     /// The services' table refused host ports.
     #[error(transparent)]
     Table(#[from] services::Error),
@@ -67,10 +71,14 @@ pub struct Options {
     pub dns_addresses: Vec<IpAddr>,
     /// The pods' MTU; none takes the smallest of the board's interfaces.
     pub mtu: Option<u32>,
+    /// Pods are somebody else's to connect ([`cni`](crate::cni)): the board has its cluster addresses and nothing more.
+    pub foreign: bool,
+    /// What joins boards that are apart.
+    pub overlay: Overlay,
+    /// Seconds after which an idle board gives a sign of life through WireGuard, so that a NAT before it remembers it;
+    /// zero for never.
+    pub keepalive_s: u16,
 }
-
-/// A board that cannot learn which network policies there are (it never could, and does not now) connects pods anyway.
-const POLICIES_WAIT: Duration = Duration::from_secs(5);
 
 /// The pod network of a board; clones share it.
 #[derive(Clone)]
@@ -82,6 +90,7 @@ struct Inner {
     policies: Policies,
     records: Records,
     ranges: Ranges,
+    encryption: Option<Encryption>,
     state: Mutex<State>,
 }
 
@@ -127,11 +136,34 @@ impl Network {
         let ranges = Ranges::below(&options.instance.data_dir);
         let known = ranges.load();
         let state = Mutex::new(State { addresses, attached });
-        let network = Self(Arc::new(Inner { options, proxy, policies, records, ranges, state }));
-        if !known.is_empty() {
+        let overlay = if options.foreign { Overlay::Vxlan } else { options.overlay };
+        let encryption = Encryption::open(&options.instance, overlay)?;
+        let network = Self(Arc::new(Inner { options, proxy, policies, records, ranges, encryption, state }));
+        if network.0.options.foreign {
+            network.give_way(&socket, index, &known)?;
+        } else if !known.is_empty() {
             network.apply_ranges(&known)?;
         }
         Ok(network)
+    }
+
+    /// Takes away what a run with a pod network of our own left: the pods' interfaces, the board's address among them,
+    /// the ways to other boards. The service range stays routed to this board, which rewrites what goes there.
+    fn give_way(&self, socket: &Socket, index: u32, known: &[Cidr]) -> Result<(), Error> {
+        self.sweep(&[])?;
+        remove_link(socket, &plan::tunnel_interface(self.instance()))?;
+        peering::down(self.instance())?;
+        let mut batch = Batch::default();
+        known.iter().filter_map(|range| plan::board_address(*range)).for_each(|ip| {
+            route::delete_address(&mut batch, index, ip);
+        });
+        execute_unless(socket, &batch, &[Errno::ADDRNOTAVAIL])?;
+        let mut batch = Batch::default();
+        for service in &self.0.options.service_ranges {
+            let (to, bits) = (service.base(), service.bits());
+            route::add_route(&mut batch, &Route { to, bits, index, via: None, source: None });
+        }
+        Ok(socket.execute(&batch)?)
     }
 
     /// Takes the pod ranges of `Node.spec.podCIDRs`; called again with the same it does nothing anew.
@@ -278,13 +310,21 @@ impl Network {
             first = first.and(self.disconnect(&sandbox_id));
         }
         let mut kept: Vec<String> = self.state().attached.values().map(|record| record.interface.clone()).collect();
-        let own = [plan::board_interface, plan::board_peer, plan::tunnel_interface];
+        let own = [plan::board_interface, plan::board_peer, plan::tunnel_interface, plan::encrypted_interface];
         kept.extend(own.map(|name| name(&self.0.options.instance)));
         first.and(remove_links(&self.0.options.instance, |name| !kept.iter().any(|at| at == name)))
     }
 
     pub(super) fn instance(&self) -> &Instance {
         &self.0.options.instance
+    }
+
+    pub(super) fn encryption(&self) -> Option<&Encryption> {
+        self.0.encryption.as_ref()
+    }
+
+    pub(super) fn keepalive_s(&self) -> u16 {
+        self.0.options.keepalive_s
     }
 
     pub(super) fn node_name(&self) -> &str {
@@ -352,9 +392,7 @@ impl PodNetwork for Network {
         let (network, netns, sandbox_id) = (self.clone(), netns_path.to_owned(), sandbox_id.to_owned());
         let request = request.clone();
         Box::pin(async move {
-            if tokio::time::timeout(POLICIES_WAIT, network.0.policies.known()).await.is_err() {
-                tracing::warn!(pod = request.name, "connected before network policies are known");
-            }
+            network.0.policies.soon_known(&request.name).await;
             blocking(move || network.connect(&netns, &sandbox_id, &request)).await
         })
     }

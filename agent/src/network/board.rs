@@ -1,7 +1,7 @@
 //! Shell: a whole board for tests: its namespace, a machine on its LAN, pods with servers.
 
 use super::namespace::Namespace;
-use super::{Network, Options, down};
+use super::{Network, Options, Overlay, down};
 use crate::instance::Instance;
 use crate::netlink::route;
 use crate::pods::{HostPort, PodNetRequest};
@@ -70,6 +70,9 @@ impl Board {
             service_ranges: vec![range("10.43.0.0/16"), range("fd43::/112")],
             dns_addresses: dns,
             mtu: None,
+            foreign: false,
+            overlay: Overlay::default(),
+            keepalive_s: 0,
         };
         let network = netns.enter(|| {
             let network = Network::open(options, proxy.clone(), policies.clone()).unwrap();

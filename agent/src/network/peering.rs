@@ -14,10 +14,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::attach::{Error, Network, smallest_mtu};
 use super::cidr::Cidr;
-use super::peers::{PEERS_MAX, Peer, Wanted, carriers, wanted};
+use super::overlay;
+use super::peers::{Encrypted, PEERS_MAX, Peer, Tunnels, Wanted, carriers, wanted};
 use super::plan;
 use crate::instance::Instance;
-use crate::link::{Delta, Interest, Link};
+use crate::link::{Delta, Interest, Link, PatchKind};
 use crate::netlink::route::{self, Reach, Route};
 use crate::netlink::socket::{Socket, execute_unless, index_of, routes};
 use crate::netlink::tunnel::{self, Entry};
@@ -70,6 +71,7 @@ pub async fn run(link: Link, network: Network, own: String) {
         let at = due.unwrap_or_else(Instant::now);
         tokio::select! {
             delta = nodes.next() => {
+                announce(&link, &network, &delta, &own);
                 let before = peers.clone();
                 take(&mut peers, &mut listed, delta, &own);
                 if peers != before {
@@ -100,6 +102,22 @@ fn take(peers: &mut BTreeMap<String, Peer>, listed: &mut Option<BTreeMap<String,
             }
         }
     }
+}
+
+/// Tells the other boards this one's key, on its Node; takes it back where it has none any more.
+fn announce(link: &Link, network: &Network, delta: &Delta, own: &str) {
+    let Delta::Applied(node) = delta else { return };
+    if node.identity().name != own {
+        return;
+    }
+    let Some(patch) = overlay::announcement(&node.value(), network.encryption().map(|one| &one.public)) else { return };
+    let (link, path) = (link.clone(), format!("/api/v1/nodes/{own}"));
+    tokio::spawn(async move {
+        // The next change of the Node brings the next try.
+        if let Err(error) = link.patch(&path, PatchKind::Merge, &patch).await {
+            tracing::warn!(%error, "this board's WireGuard key is not told");
+        }
+    });
 }
 
 fn keep(known: &Known, peers: &BTreeMap<String, Peer>) {
@@ -154,10 +172,23 @@ impl Network {
         for carrier in carriers(peers) {
             reach.extend(reach_of(&socket, carrier)?.map(|reach| (carrier, reach)));
         }
-        let first = wanted(peers, &own, &reach, None);
+        let encrypted = |index| {
+            let encryption = self.encryption()?;
+            Some(Encrypted { index, required: encryption.required, keepalive_s: self.keepalive_s() })
+        };
+        let first = wanted(peers, &own, &reach, Tunnels { vxlan: None, encrypted: encrypted(0) });
         let tunnel = (!first.tunnelled.is_empty()).then(|| self.tunnel(&socket)).transpose()?;
-        let wanted = wanted(peers, &own, &reach, tunnel);
+        let mut tunnels = Tunnels { vxlan: tunnel, encrypted: None };
+        if let Some(encryption) = self.encryption() {
+            let addresses: Vec<IpAddr> = own.iter().map(|(_, ip)| *ip).collect();
+            tunnels.encrypted = encrypted(encryption.interface(&socket, &addresses, &first.partners)?);
+            encryption.speak_with(&first.partners)?;
+        }
+        let wanted = wanted(peers, &own, &reach, tunnels);
         apply(&socket, &wanted, tunnel)?;
+        if !wanted.keyless.is_empty() {
+            tracing::warn!(boards = ?wanted.keyless, "they have no WireGuard, and are not spoken to in the clear");
+        }
         if tunnel.is_none() {
             let mut batch = Batch::default();
             route::delete_link(&mut batch, &plan::tunnel_interface(self.instance()));
@@ -192,9 +223,7 @@ fn reach_of(socket: &Socket, to: IpAddr) -> Result<Option<Reach>, Error> {
 
 fn apply(socket: &Socket, wanted: &Wanted, tunnel: Option<u32>) -> Result<(), Error> {
     let listed = routes(socket)?;
-    let kept = |route: &&Route| {
-        wanted.direct.iter().chain(&wanted.tunnelled).any(|want| Route { source: None, ..*want } == **route)
-    };
+    let kept = |route: &&Route| wanted.routes().any(|want| Route { source: None, ..*want } == **route);
     let mut gone = Batch::default();
     for route in listed.iter().filter(|route| !kept(route)) {
         route::delete_peer_route(&mut gone, route);
@@ -210,7 +239,7 @@ fn apply(socket: &Socket, wanted: &Wanted, tunnel: Option<u32>) -> Result<(), Er
             tunnel::add_entry(&mut batch, index, *entry);
         }
     }
-    let missing = wanted.direct.iter().chain(&wanted.tunnelled);
+    let missing = wanted.routes();
     for route in missing.filter(|want| !listed.contains(&Route { source: None, ..**want })) {
         route::add_peer_route(&mut batch, route);
     }
@@ -239,5 +268,7 @@ pub(super) fn down(instance: &Instance) -> Result<(), Error> {
     Ok(execute_unless(&socket, &batch, &[Errno::SRCH])?)
 }
 
+#[cfg(test)]
+mod apart;
 #[cfg(test)]
 mod tests;

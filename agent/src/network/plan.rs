@@ -27,6 +27,11 @@ pub(crate) fn tunnel_interface(instance: &Instance) -> String {
     instance.interface("tun")
 }
 
+/// The encrypted one.
+pub(crate) fn encrypted_interface(instance: &Instance) -> String {
+    instance.interface("wg")
+}
+
 /// A board's hardware address inside the tunnel: every other board derives the same from its name.
 pub(crate) fn tunnel_mac(node_name: &str) -> Mac {
     let hash = fnv(node_name.as_bytes()).to_be_bytes();

@@ -8,6 +8,7 @@ use std::ops::{Range, RangeInclusive};
 use serde::Deserialize;
 
 use crate::images::mirrors;
+use crate::network::Overlay;
 
 mod keys;
 pub mod wifi;
@@ -49,6 +50,8 @@ pub struct Config {
     pub wifi: wifi::Wifi,
     /// Where images come from.
     pub registries: Registries,
+    /// Plugins that connect pods in our place.
+    pub cni: Cni,
     /// How a new system is judged.
     pub update: Update,
     /// Whether the board is reset when it hangs.
@@ -65,6 +68,7 @@ impl Default for Config {
             network: Network::default(),
             wifi: wifi::Wifi::default(),
             registries: Registries::default(),
+            cni: Cni::default(),
             update: Update::default(),
             watchdog: true,
         }
@@ -103,6 +107,20 @@ pub struct Network {
     pub gateway: Option<Ipv4Addr>,
     /// Resolvers; DHCP's otherwise.
     pub dns: Vec<IpAddr>,
+    /// What joins boards that no link joins.
+    pub overlay: Option<Overlay>,
+    /// On a board behind a NAT: seconds between signs of life through WireGuard.
+    pub overlay_keepalive: Option<u16>,
+}
+
+/// CNI plugins, where pods are to be connected by them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Cni {
+    /// The folder whose first file is the network; without it pods are connected by ourselves.
+    pub conf_dir: Option<String>,
+    /// The folder of the plugins, or several with colons between.
+    pub bin_dir: Option<String>,
 }
 
 /// How a system that boots for the first time is judged.
@@ -293,6 +311,7 @@ fn check(config: &mut Config, text: &str, mistakes: &mut Vec<Mistake>) {
         config.update = Update::default();
     }
     check_registries(&mut config.registries, &mut wrong);
+    check_cni(&mut config.cni, &mut wrong);
     keys::check(&mut config.ssh_keys, &mut wrong);
     if config.role == Role::Agent && !config.controller.is_named() {
         let cure =
@@ -323,6 +342,24 @@ fn check_registries(registries: &mut Registries, wrong: &mut impl FnMut(&str, St
         }
         held
     });
+}
+
+fn check_cni(cni: &mut Cni, wrong: &mut impl FnMut(&str, String, &str)) {
+    let is_whole = |folders: &str| folders.split(':').all(|folder| folder.starts_with('/'));
+    for (name, folder) in [("conf-dir", &mut cni.conf_dir), ("bin-dir", &mut cni.bin_dir)] {
+        if let Some(told) = folder.take_if(|folder| !is_whole(folder)) {
+            let cure =
+                "write a path from the root, such as conf-dir = \"/data/cni/net.d\", bin-dir = \"/data/cni/bin\"";
+            wrong(name, format!("cni.{name}: {told:?} is no path"), cure);
+        }
+    }
+    if cni.bin_dir.is_some() && cni.conf_dir.is_none() {
+        wrong(
+            "bin-dir",
+            "cni.bin-dir without conf-dir changes nothing".into(),
+            "name conf-dir too, or remove the line",
+        );
+    }
 }
 
 fn is_node_name(name: &str) -> bool {
@@ -395,6 +432,8 @@ mod tests {
             ("[network]\ngateway = \"10.0.0.1\"", 2, "without an address"),
             ("role = \"agent\"", 1, "needs a controller"),
             ("[controller]\naddress = \"http://10.0.0.1\"", 2, "no URL"),
+            ("[cni]\nconf-dir = \"net.d\"", 2, "no path"),
+            ("[cni]\nbin-dir = \"/data/bin\"", 2, "without conf-dir"),
             ("[controller]\nca-pin = \"sha256:00\"", 2, "no pin"),
             ("[controller]\ntoken = \"a.b\"", 2, "without ca-pin"),
             ("[controller]\nbundle = \"../x\"", 2, "no name of a file"),

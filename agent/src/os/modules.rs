@@ -25,6 +25,14 @@ fn load(path: &Path) -> Result<(), String> {
     }
 }
 
+/// Loads one module with all that it needs, from the folder of this kernel. Answers what was refused, which is nothing too
+/// where the folder has no such module.
+#[must_use]
+pub fn load_named(folder: &Path, name: &str) -> Vec<String> {
+    let index = Index::read(folder);
+    index.files_of(name).into_iter().filter_map(|path| load(&folder.join(path)).err()).collect()
+}
+
 /// Loads what the devices ask for by their aliases, with all that it needs, from the folder of this kernel. New devices
 /// appear while modules are loaded, so it is repeated until nothing is new.
 #[must_use]
@@ -86,16 +94,16 @@ impl Index {
 
     /// The files to load for an alias, in their order.
     fn wanted(&self, alias: &str) -> Vec<&Path> {
-        let mut wanted = Vec::new();
-        for (_, module) in self.aliases.iter().filter(|(pattern, _)| matches(pattern.as_bytes(), alias.as_bytes())) {
-            let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().replace('-', "_"));
-            let Some((path, needs)) = self.files.iter().find(|(path, _)| stem(path).as_deref() == Some(module)) else {
-                continue;
-            };
-            wanted.extend(needs.iter().rev().map(PathBuf::as_path));
-            wanted.push(path);
-        }
-        wanted
+        let asked = self.aliases.iter().filter(|(pattern, _)| matches(pattern.as_bytes(), alias.as_bytes()));
+        asked.flat_map(|(_, module)| self.files_of(module)).collect()
+    }
+
+    /// The files of a module, in their order.
+    fn files_of(&self, module: &str) -> Vec<&Path> {
+        let stem = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().replace('-', "_"));
+        let found = self.files.iter().find(|(path, _)| stem(path).as_deref() == Some(module));
+        let files = found.map(|(path, needs)| needs.iter().rev().chain([path]).map(PathBuf::as_path));
+        files.into_iter().flatten().collect()
     }
 }
 
@@ -135,6 +143,7 @@ mod tests {
         );
         assert_eq!(index.wanted("of:NethernetT(null)Cbrcm,bcm2711-genet-v5").len(), 1);
         assert!(index.wanted("virtio:d00000002v1").is_empty());
+        assert_eq!((index.files_of("virtio_net").len(), index.files_of("wireguard").len()), (3, 0));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::super::namespace::Namespace;
 use super::super::peers::Peer;
-use super::super::{Network, Options, down};
+use super::super::{Network, Options, Overlay, down};
 use crate::instance::Instance;
 use crate::pods::PodNetRequest;
 use crate::services::{self, Proxy};
@@ -36,6 +36,9 @@ fn board(name: &str, number: u8, addresses: &[&str], netns: Namespace) -> Board 
         service_ranges: vec![range("10.43.0.0/16".into())],
         dns_addresses: Vec::new(),
         mtu: None,
+        foreign: false,
+        overlay: Overlay::default(),
+        keepalive_s: 0,
     };
     let ranges = [format!("10.42.{number}.0/24"), format!("fd42:0:0:{number}::/64")];
     let network = netns.enter(|| {
@@ -47,7 +50,14 @@ fn board(name: &str, number: u8, addresses: &[&str], netns: Namespace) -> Board 
     let pod_ips = netns.enter(|| network.connect(&pod.path(), "sandbox", &PodNetRequest::default())).unwrap();
     pod_ips.iter().for_each(|ip| pod.serve(name, SocketAddr::new(*ip, 8080)));
     let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
-    Board { netns, instance, network, pod, pod_ips, peer: Peer { name: name.into(), ranges: ranges.into(), addresses } }
+    Board {
+        netns,
+        instance,
+        network,
+        pod,
+        pod_ips,
+        peer: Peer { name: name.into(), ranges: ranges.into(), addresses, key: None },
+    }
 }
 
 impl Board {

@@ -33,6 +33,16 @@ pub(super) fn arguments(config: &Config, node_name: &str, join_file: Option<&Pat
         for host in registries.ca.keys() {
             option("--registry-ca", &format!("{host}={}", authority_file(host).display()));
         }
+        if let Some(overlay) = config.network.overlay {
+            option("--overlay", overlay.word());
+        }
+        if let Some(seconds) = config.network.overlay_keepalive {
+            option("--overlay-keepalive", &seconds.to_string());
+        }
+        if let Some(folder) = &config.cni.conf_dir {
+            option("--cni-conf-dir", folder);
+            config.cni.bin_dir.iter().for_each(|folders| option("--cni-bin-dir", folders));
+        }
     }
     if role == Role::Agent {
         if let Some(address) = address {
@@ -78,6 +88,10 @@ mod tests {
         let mirror = "[registries.mirrors]\n\"docker.io\" = [\"http://m:1\", \"n\"]\n[registries.ca]\n\
                       n = \"-----BEGIN CERTIFICATE----- -----END CERTIFICATE-----\"";
         let asked = "--registry-mirror docker.io=http://m:1 --registry-mirror docker.io=n";
+        let overlay = "[network]\noverlay = \"auto\"\noverlay-keepalive = 25";
+        assert_eq!(line(overlay), format!("up {dirs} --overlay auto --overlay-keepalive 25"));
+        let cni = "[cni]\nconf-dir = \"/data/net.d\"\nbin-dir = \"/data/bin\"";
+        assert_eq!(line(cni), format!("up {dirs} --cni-conf-dir /data/net.d --cni-bin-dir /data/bin"));
         assert_eq!(line(mirror), format!("up {dirs} {asked} --registry-ca n=/run/bramble-authorities/n.crt"));
         assert_eq!(line("role = \"agent\""), format!("up {dirs}"), "nobody to work for");
         let pin = format!("sha256:{}", "0".repeat(64));

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -9,6 +10,9 @@ use super::model::{Model, Pod, View};
 use super::render::units;
 use crate::pods::PodNetRequest;
 use crate::services::proxy::{Error, Proxy};
+
+/// A board that cannot learn which network policies there are (it never could, and does not now) connects pods anyway.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The policies of the cluster as this board knows them; clones share them.
 #[derive(Clone)]
@@ -43,9 +47,16 @@ impl Policies {
     }
 
     /// Resolves when it is known which policies there are.
-    pub(crate) async fn known(&self) {
+    async fn known(&self) {
         // The sender lives as long as this.
         let _ = self.0.known.subscribe().wait_for(|known| *known).await;
+    }
+
+    /// Resolves when it is known, or after so long that this pod is connected anyway.
+    pub(crate) async fn soon_known(&self, pod: &str) {
+        if tokio::time::timeout(PATIENCE, self.known()).await.is_err() {
+            tracing::warn!(pod, "connected before network policies are known");
+        }
     }
 
     /// A pod of this board gets these addresses. What policies say of it stands in the table when this returns; only

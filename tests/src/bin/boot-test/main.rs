@@ -1,9 +1,9 @@
 //! `images/boot-test`: the very image of a card, in an emulator: it joins a controller outside, pulls and serves, comes back
 //! without that controller, takes a good update and throws a bad one away, runs alone, and joins a network by radio; the
-//! runtime's tests run inside.
+//! runtime's tests run inside, and so does the one of boards that WireGuard joins.
 //!
 //! Prints a table of figures at its end. Arguments: the image, its update, a folder for the work, the cross-built binary,
-//! U-Boot for the emulator's own machine, U-Boot and device tree for the Pi, the runtime's tests as a program; behind them
+//! U-Boot for the emulator's own machine, U-Boot and device tree for the Pi, the runtime's tests and the agent's as programs; behind them
 //! `--only STEP,...`, or `--figures` and a card of plain Debian: they measure the way to the first pod beside Debian's boot, memory
 //! and card writes instead.
 
@@ -30,11 +30,12 @@ const CARD_MIB: u64 = 1024;
 type Step = (&'static str, fn(&mut Test));
 
 /// What is done with the image, each with a card of its own.
-const STEPS: [Step; 5] = [
+const STEPS: [Step; 6] = [
     ("joins", Test::joins_serves_and_is_updated),
     ("alone", Test::runs_alone),
     ("wifi", Test::joins_by_radio),
     ("pi", Test::starts_on_a_pi),
+    ("apart", Test::joins_what_is_apart),
     ("runtime", Test::passes_the_runtimes_tests),
 ];
 
@@ -47,6 +48,7 @@ struct Test {
     pi_boot_loader: PathBuf,
     pi_tree: PathBuf,
     runtime_tests: PathBuf,
+    agent_tests: PathBuf,
     figures: Vec<(String, String)>,
 }
 
@@ -62,10 +64,21 @@ fn main() {
         eprintln!("usage: images/boot-test [--figures | --only STEP[,STEP...]] [IMG]; steps: {steps}");
         std::process::exit(2)
     };
-    let [image, update, work, program, boot_loader, pi_boot_loader, pi_tree, runtime_tests] =
+    let [image, update, work, program, boot_loader, pi_boot_loader, pi_tree, runtime_tests, agent_tests] =
         paths.try_into().unwrap_or_else(|_| usage());
     let figures = Vec::new();
-    let mut test = Test { image, update, work, program, boot_loader, pi_boot_loader, pi_tree, runtime_tests, figures };
+    let mut test = Test {
+        image,
+        update,
+        work,
+        program,
+        boot_loader,
+        pi_boot_loader,
+        pi_tree,
+        runtime_tests,
+        agent_tests,
+        figures,
+    };
     let wanted = operand.display().to_string();
     let is_step = |word: &str| STEPS.iter().any(|(name, _)| *name == word);
     if mode == "--only" && !wanted.split(',').all(is_step) {
