@@ -19,6 +19,7 @@ pub(crate) mod view;
 mod bootstrap_token;
 mod cluster_role;
 mod deployment;
+mod disruption;
 mod endpoint;
 mod endpoint_slice;
 mod endpoints;
@@ -89,6 +90,7 @@ const TABLE: &[Controller] = &[
     node_ipam::CONTROLLER,
     node_lifecycle::CONTROLLER,
     taint_eviction::CONTROLLER,
+    disruption::CONTROLLER,
     pod_garbage::CONTROLLER,
     signing_request::APPROVING,
     signing_request::SIGNING,

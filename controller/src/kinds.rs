@@ -8,6 +8,7 @@ pub mod strategy;
 
 mod access;
 mod cluster;
+mod disruption;
 mod network_policy;
 mod node;
 mod plain;
@@ -375,6 +376,7 @@ fn rows() -> Vec<Kind> {
     rows.extend(access::reviews());
     rows.extend([access::signing_request(), cluster::lease(), cluster::endpoint_slice(), cluster::event_in_group()]);
     rows.push(network_policy::kind());
+    rows.push(disruption::kind());
     rows.extend(access::rbac());
     rows.push(plain::priority_class());
     rows

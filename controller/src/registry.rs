@@ -8,6 +8,7 @@ pub mod allocation;
 mod create;
 mod delete;
 pub mod durability;
+mod eviction;
 mod expiry;
 pub mod filter;
 pub mod patch;

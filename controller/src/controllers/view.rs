@@ -3,6 +3,7 @@
 //! The view is a synchronous reducer: [`View::apply`] takes one watched event and answers what changed. Whole objects are
 //! never kept; a plan that needs one asks for it (`plan::Need`).
 
+pub(crate) mod disruption;
 pub(crate) mod meta;
 pub(crate) mod network;
 pub(crate) mod node;
@@ -55,6 +56,7 @@ pub(crate) enum Projected {
     Policy(Arc<policy::Policy>),
     SigningRequest(Arc<policy::SigningRequest>),
     ClusterRole(Arc<policy::ClusterRole>),
+    Budget(Arc<disruption::Budget>),
 }
 
 impl Projected {
@@ -72,6 +74,7 @@ impl Projected {
             Projected::Policy(object) => &object.meta,
             Projected::SigningRequest(object) => &object.meta,
             Projected::ClusterRole(object) => &object.meta,
+            Projected::Budget(object) => &object.meta,
         }
     }
 
@@ -98,6 +101,7 @@ impl Projected {
             Projected::Policy(_) => size_of::<policy::Policy>(),
             Projected::SigningRequest(_) => size_of::<policy::SigningRequest>(),
             Projected::ClusterRole(_) => size_of::<policy::ClusterRole>(),
+            Projected::Budget(budget) => size_of::<disruption::Budget>() + budget.disrupted.len() * 24,
         }
     }
 }
@@ -426,6 +430,7 @@ as_kind! {
     as_policy Policy policy::Policy;
     as_signing_request SigningRequest policy::SigningRequest;
     as_cluster_role ClusterRole policy::ClusterRole;
+    as_budget Budget disruption::Budget;
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! Shell: what POST and PUT below an object do: scale, binding, eviction.
+//! Shell: what POST and PUT below an object do: scale, binding; `eviction` is apart.
 
 use serde_json::{Value, json};
 
 use super::admission::{Attributes, Operation};
-use super::{Answer, ApiError, Call, DeleteRequest, Deleted, Part, Registry, Target, Written, record};
+use super::{Answer, ApiError, Call, Part, Registry, Target, Written, record};
 use crate::kinds::column;
 use crate::object::{Object, time};
 use crate::schema::field_error::FieldError;
@@ -86,15 +86,6 @@ impl Registry {
             Ok(new)
         })
         .await
-    }
-
-    /// Deletes a pod as its eviction asks. (Disruption budgets will be asked here.)
-    pub async fn evict(&self, call: &mut Call, target: &Target, request: &DeleteRequest) -> Answer<Deleted> {
-        let pod = self.current(target).await?.object;
-        let attributes =
-            Attributes { identity: &call.identity, target, part: Part::Whole, operation: Operation::Create };
-        self.restrict(&attributes, "eviction", None, None, Some(&pod)).await?;
-        self.delete(call, target, request).await
     }
 
     /// May this user have a token of that account?

@@ -168,6 +168,31 @@ fn a_bad_line_is_borne_and_a_board_that_is_not_heard_is_replaced() {
     wait_for_readiness(&one, &["True"; 3]);
     assert_eq!(one.kubectl(container), before, "nothing was restarted");
     assert_eq!(one.kubectl("get pod holder -o jsonpath={.status.containerStatuses[0].restartCount}"), "0");
+    draining_asks_the_budget(&one);
+}
+
+/// Of one pod none may go; of two, one after the other.
+fn draining_asks_the_budget(one: &Board) {
+    let before = places(one);
+    let node = before.iter().map(|(_, node)| node.clone()).next().expect("a pod");
+    let _ = one.kubectl("create poddisruptionbudget teller --selector=app=teller --min-available=1");
+    let shown = |wanted: &str| {
+        one.eventually(wanted, 10, || {
+            let told = one.kubectl("get pdb teller --no-headers");
+            told.split_whitespace().take(4).eq(wanted.split(' ')).then_some(())
+        });
+    };
+    shown("teller 1 N/A 0");
+    let told = one.try_kubectl(&format!("drain {node} --ignore-daemonsets --timeout=4s"));
+    let words = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(!told.status.success() && words.contains("would violate the pod's disruption budget"), "{words}");
+    assert_eq!(places(one), before);
+    let _ = one.kubectl("scale deployment teller --replicas=2");
+    let _ = one.kubectl("rollout status deployment teller --timeout=60s");
+    shown("teller 1 N/A 1");
+    let _ = one.kubectl(&format!("drain {node} --ignore-daemonsets --timeout=60s"));
+    assert!(places(one).iter().all(|(_, other)| *other != node), "{:?}", places(one));
+    let _ = one.kubectl(&format!("uncordon {node}"));
 }
 
 const BOARDS: usize = 20;
