@@ -5,6 +5,8 @@
 //! ```
 //! Nothing here waits for the API server before pods run: the link is there from the start, and connects later.
 
+mod pod_net;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -18,8 +20,9 @@ use rustls_pki_types::CertificateDer;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
+use self::pod_net::{PodNet, watch_node};
 use crate::announce;
 use crate::checkpoint::Checkpoint;
 use crate::cni::{self, Plugins};
@@ -30,7 +33,7 @@ use crate::link::backoff::Backoff;
 use crate::link::{Clock, Endpoint, KeyPin, Link, LinkError, Sending, Transport};
 use crate::network::{self, Cidr, Network, Overlay};
 use crate::node::{self, Health, NodeOptions, NodeSignals, Registration, Reserved};
-use crate::pods::{self, BoardOptions, BoardRuntime, Images, PodNetwork, Table};
+use crate::pods::{self, BoardOptions, BoardRuntime, PodNetwork, Table};
 use crate::serve::{self, Server};
 use crate::services::{self, Policies, Proxy};
 
@@ -255,9 +258,6 @@ impl Agent {
     }
 }
 
-const NO_RANGE: &str = "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady \
-                        message:Network plugin returns error: the node has no pod range yet";
-
 /// The certificate of an earlier run, else the token, as long as it takes.
 async fn joined(options: &JoinOptions, clock: &Arc<Clock>) -> Result<Joined, AgentError> {
     match join::saved(options, clock) {
@@ -381,95 +381,6 @@ fn node_options(options: &Options, server: Option<SocketAddr>) -> NodeOptions {
 async fn resolve(server: Option<&Endpoint>) -> Option<SocketAddr> {
     let server = server?;
     tokio::net::lookup_host((server.host.as_str(), server.port)).await.ok()?.next()
-}
-
-/// Who connects this board's pods.
-struct PodNet {
-    network: Network,
-    plugins: Option<Plugins>,
-}
-
-impl PodNet {
-    /// Why no pod can be connected, where `ranges` are the board's own.
-    fn not_ready(&self, ranges: &[Cidr]) -> Vec<String> {
-        let reason = match &self.plugins {
-            Some(plugins) => plugins.not_ready(),
-            None => ranges.is_empty().then_some(NO_RANGE),
-        };
-        reason.into_iter().map(str::to_owned).collect()
-    }
-
-    /// Takes the ranges of the Node, which plugins read there themselves. False where the kernel refused them.
-    async fn take_ranges(&self, ranges: &[Cidr]) -> bool {
-        if self.plugins.is_some() {
-            return true;
-        }
-        let (network, wanted) = (self.network.clone(), ranges.to_vec());
-        match tokio::task::spawn_blocking(move || network.set_ranges(&wanted)).await {
-            Ok(Ok(())) => {
-                info!(?ranges, "pod ranges");
-                return true;
-            }
-            Ok(Err(error)) => error!(%error, "pod ranges"),
-            Err(error) => error!(%error, "pod ranges"),
-        }
-        false
-    }
-}
-
-/// Resolves when plugins have got a configuration, or have lost it.
-async fn plugins_changed(changes: Option<&mut watch::Receiver<bool>>) {
-    let changed = match changes {
-        Some(changes) => changes.changed().await.is_ok(),
-        None => false,
-    };
-    if !changed {
-        std::future::pending::<()>().await;
-    }
-}
-
-/// Gives the pod network its ranges, and tells the node's loop of images and readiness.
-async fn watch_node(
-    mut node: watch::Receiver<Arc<Value>>,
-    health: watch::Sender<Health>,
-    pod_network: PodNet,
-    proxy: Proxy,
-    images: Arc<BoardImages>,
-    ready: impl FnOnce(),
-) {
-    let mut ready = Some(ready);
-    let mut known = pod_network.network.ranges();
-    let mut changes = pod_network.plugins.as_ref().map(Plugins::changes);
-    loop {
-        tokio::select! {
-            changed = node.changed() => if changed.is_err() { return },
-            () = plugins_changed(changes.as_mut()) => {}
-        }
-        let current = node.borrow_and_update().clone();
-        if current.is_null() {
-            continue;
-        }
-        let labels = &current["metadata"]["labels"];
-        proxy.set_zone(labels["topology.kubernetes.io/zone"].as_str().unwrap_or_default());
-        proxy.set_silent(labels.get("node.kubernetes.io/exclude-from-external-load-balancers").is_some());
-        let texts = current["spec"]["podCIDRs"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let ranges: Vec<Cidr> = texts.iter().filter_map(|text| text.as_str()?.parse().ok()).collect();
-        if !ranges.is_empty() && ranges != known && pod_network.take_ranges(&ranges).await {
-            known = ranges;
-        }
-        let present = Images::list(&*images).await;
-        let not_ready = pod_network.not_ready(&known);
-        health.send_if_modified(|health| {
-            let next = Health { not_ready, images: present, ..health.clone() };
-            let changed = *health != next;
-            *health = next;
-            changed
-        });
-        // Plugins may come as pods themselves: nobody is to wait for them.
-        if let Some(ready) = ready.take_if(|_| pod_network.plugins.is_some() || !known.is_empty()) {
-            ready();
-        }
-    }
 }
 
 /// A transport that is there before the board has joined; whoever asks too early is told to come again.

@@ -34,6 +34,7 @@ pub mod os;
 pub mod platform;
 pub mod pods;
 pub mod probes;
+pub mod records;
 pub mod serve;
 pub mod services;
 pub mod volumes;

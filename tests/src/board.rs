@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use crate::host::{binary, need, output, succeed};
+use crate::image::{self, Image};
 use crate::kubectl::Kubectl;
 
 /// A start on two cores that are busy with other tests.
@@ -243,6 +244,25 @@ impl Board {
     #[must_use]
     pub fn bramble(&self, line: &str) -> String {
         succeed(self.command(binary()).args(line.split_whitespace()).args(self.directories()))
+    }
+
+    /// Puts an image into the board's store under a name.
+    ///
+    /// # Panics
+    /// It is refused.
+    pub fn load(&self, image: &Image, reference: &str) {
+        let archive = self.dir.join("image.tar");
+        image.docker_archive(reference, &archive);
+        let _ = self.bramble(&format!("image import {}", archive.display()));
+        let _ = fs::remove_file(archive);
+    }
+
+    /// Puts busybox and curl there, as [`image::TOOLS`].
+    ///
+    /// # Panics
+    /// They are refused.
+    pub fn load_tools(&self) {
+        self.load(&image::tools(), image::TOOLS);
     }
 
     /// Standard output of a verb, whatever its end.

@@ -48,6 +48,9 @@ pub struct Blob {
     pub path: PathBuf,
 }
 
+/// What tests call [`tools`] on their boards.
+pub const TOOLS: &str = "tests.local/tools:1";
+
 /// busybox with all its applets, and curl with its libraries.
 #[must_use]
 pub fn tools() -> Image {

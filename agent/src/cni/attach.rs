@@ -14,11 +14,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use super::configuration::{self, Command, Configuration, INTERFACE};
-use super::record::{Attachment, Records};
+use super::record::{Attachment, records};
 use super::{execute, result};
 use crate::instance::Instance;
 use crate::platform::pollable;
 use crate::pods::{NetworkError, Pending, PodNetRequest, PodNetwork};
+use crate::records::{FileError, Records, file};
 use crate::services::{self, Policies, Proxy};
 
 /// More files than anybody keeps networks in.
@@ -51,20 +52,11 @@ pub enum Error {
     #[error("the record of sandbox {0} holds no network: {1}")]
     Record(String, String),
     /// A folder or file.
-    #[error("{what}")]
-    File {
-        /// Which.
-        what: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The services' table refused the pod's policies or ports.
     #[error(transparent)]
     Table(#[from] services::Error),
-}
-
-fn file(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::File { what: what.into(), source }
 }
 
 /// Where plugins and their configuration are.
@@ -86,7 +78,7 @@ struct Inner {
     options: Options,
     proxy: Proxy,
     policies: Policies,
-    records: Records,
+    records: Records<Attachment>,
     /// Those that this run knows to stand, so that CHECK is asked once after a start.
     checked: Mutex<BTreeSet<String>>,
     initialized: watch::Sender<bool>,
@@ -107,7 +99,7 @@ impl Plugins {
         let folder = &options.conf_dir;
         let what = format!("cannot make {}; name another folder by --cni-conf-dir", folder.display());
         std::fs::create_dir_all(folder).map_err(file(what))?;
-        let records = Records::below(&options.instance.data_dir);
+        let records = records(&options.instance.data_dir);
         let (checked, initialized) = (Mutex::default(), watch::Sender::new(false));
         let plugins = Self(Arc::new(Inner { options, proxy, policies, records, checked, initialized }));
         plugins.look();
@@ -198,7 +190,7 @@ impl Plugins {
         };
         saved(&attachment)?;
         let connected = async {
-            let answer = self.ask(sandbox_id, &attachment, Command::Add).await?.ok_or(Error::NoAddress)?;
+            let answer = ask(sandbox_id, &attachment, Command::Add).await?.ok_or(Error::NoAddress)?;
             attachment.ips = result::addresses(&answer, INTERFACE);
             attachment.result = Some(answer);
             if attachment.ips.is_empty() {
@@ -234,7 +226,7 @@ impl Plugins {
     /// After a start of the agent. A pod that lives keeps what it has, but whoever looks for the reason finds it told.
     async fn check(&self, sandbox_id: &str, attachment: &Attachment) {
         if self.checked().insert(sandbox_id.to_owned())
-            && let Err(error) = self.ask(sandbox_id, attachment, Command::Check).await
+            && let Err(error) = ask(sandbox_id, attachment, Command::Check).await
         {
             tracing::warn!(sandbox_id, error = %services::chain(&error), "the network of a pod is not as it was");
         }
@@ -245,10 +237,6 @@ impl Plugins {
         self.0.proxy.set_host_ports(sandbox_id, &[], &[]);
         self.checked().remove(sandbox_id);
         delete(&self.0.records, sandbox_id).await
-    }
-
-    async fn ask(&self, sandbox_id: &str, attachment: &Attachment, command: Command) -> Result<Option<Value>, Error> {
-        ask(sandbox_id, attachment, command).await
     }
 
     fn checked(&self) -> MutexGuard<'_, BTreeSet<String>> {
@@ -302,11 +290,11 @@ async fn ask(sandbox_id: &str, attachment: &Attachment, command: Command) -> Res
 }
 
 /// Takes away what a record tells of, and then the record, which stays for the next try otherwise.
-async fn delete(records: &Records, sandbox_id: &str) -> Result<(), Error> {
+async fn delete(records: &Records<Attachment>, sandbox_id: &str) -> Result<(), Error> {
     if let Some(attachment) = records.load(sandbox_id) {
         ask(sandbox_id, &attachment, Command::Delete).await?;
     }
-    records.remove(sandbox_id).map_err(file(format!("the record of sandbox {sandbox_id}")))
+    Ok(records.remove(sandbox_id).map_err(file(format!("the record of sandbox {sandbox_id}")))?)
 }
 
 /// Takes away what plugins made for pods of this instance: when it goes, and when it is told to have a network of its own
@@ -315,7 +303,7 @@ async fn delete(records: &Records, sandbox_id: &str) -> Result<(), Error> {
 /// # Errors
 /// The first [`Error`].
 pub async fn down(instance: &Instance) -> Result<(), Error> {
-    let records = Records::below(&instance.data_dir);
+    let records = records(&instance.data_dir);
     let mut first = Ok(());
     for sandbox_id in records.sandboxes() {
         first = first.and(delete(&records, &sandbox_id).await);

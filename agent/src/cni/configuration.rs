@@ -59,7 +59,7 @@ impl Configuration {
         if plugins.is_empty() || plugins.len() > PLUGINS_MAX {
             return Err(format!("it has {} plugins, of 1 to {PLUGINS_MAX}", plugins.len()));
         }
-        if let Some(place) = plugins.iter().position(|plugin| !kind(plugin).is_some_and(is_program)) {
+        if let Some(place) = plugins.iter().position(|plugin| !kind(plugin).is_some_and(is_name)) {
             return Err(format!("its plugin {} has no valid \"type\"", place + 1));
         }
         let disable_check = object.get("disableCheck").is_some_and(|value| value == true || value == "true");
@@ -146,15 +146,10 @@ fn version(object: &Map<String, Value>) -> Result<String, String> {
     })
 }
 
-/// As the specification wants names of networks.
+/// As the specification wants names of networks; as that of a program it is a file in a folder of plugins, and nothing outside.
 fn is_name(name: &str) -> bool {
     let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     name.bytes().all(inner) && name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric())
-}
-
-/// The name of a file in a folder of plugins, and of nothing outside it.
-fn is_program(name: &str) -> bool {
-    is_name(name)
 }
 
 /// Chooses among the files of a folder, by name, the first that holds a network; with it what is wrong with those before it.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 
 use super::attach::{Options, Plugins, down};
-use super::record::Records;
+use super::record::records;
 use crate::instance::Instance;
 use crate::network::namespace::Namespace;
 use crate::pods::{PodNetRequest, PodNetwork};
@@ -136,7 +136,7 @@ fn what_fails_half_way_leaves_nothing_and_what_a_crash_left_is_taken_away() {
 
     // Power cut between the plugins' work and the record of it; the pod's namespace went with the boot.
     board.configure(&[]);
-    let records = Records::below(&board.instance.data_dir);
+    let records = records(&board.instance.data_dir);
     let mut torn = board.run(async |plugins| {
         plugins.attach(&pod.path(), "other", &request()).await.unwrap();
         records.load("other").unwrap()

@@ -4,7 +4,7 @@ use super::addresses::Addresses;
 use super::cidr::Cidr;
 use super::encryption::Encryption;
 use super::overlay::Overlay;
-use super::record::{Ranges, Record, Records};
+use super::record::{Ranges, Record};
 use super::sysctl;
 use super::{peering, plan};
 use crate::instance::Instance;
@@ -12,6 +12,7 @@ use crate::netlink::route::{self, Route, Scope};
 use crate::netlink::socket::{Error as NetlinkError, Socket, execute_unless, index_of, links, route_socket_in};
 use crate::netlink::wire::Batch;
 use crate::pods::{NetworkError, Pending, PodNetRequest, PodNetwork};
+use crate::records::{FileError, Records, file};
 use crate::services::{self, Policies, Proxy};
 use rustix::fd::{AsFd, AsRawFd};
 use rustix::io::Errno;
@@ -36,13 +37,8 @@ pub enum Error {
     #[error("the node's pod range {0} is used up")]
     UsedUp(String),
     /// A file of ours, a namespace, or a knob of the kernel.
-    #[error("{what}")]
-    File {
-        /// Which.
-        what: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The kernel refused a message.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
@@ -52,10 +48,6 @@ pub enum Error {
     /// The services' table refused host ports.
     #[error(transparent)]
     Table(#[from] services::Error),
-}
-
-fn file(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::File { what: what.into(), source }
 }
 
 /// What the pod network of a board depends on.
@@ -88,7 +80,7 @@ struct Inner {
     options: Options,
     proxy: Proxy,
     policies: Policies,
-    records: Records,
+    records: Records<Record>,
     ranges: Ranges,
     encryption: Option<Encryption>,
     state: Mutex<State>,
@@ -113,8 +105,9 @@ impl Network {
     /// Any [`Error`].
     pub fn open(options: Options, proxy: Proxy, policies: Policies) -> Result<Self, Error> {
         let run_dir = &options.instance.run_dir;
-        let records = Records::open(run_dir).map_err(file(format!("the records below {}", run_dir.display())))?;
-        let attached = records.load().map_err(file("the records of attached pods"))?;
+        let records: Records<Record> = Records::below(&run_dir.join("net"));
+        let attached =
+            records.load_all().map_err(file(format!("the records of attached pods below {}", run_dir.display())))?;
         let mut addresses = Addresses::default();
         for (sandbox_id, record) in &attached {
             record.ips.iter().for_each(|ip| addresses.take(*ip));
@@ -172,7 +165,7 @@ impl Network {
     /// Any [`Error`].
     pub fn set_ranges(&self, ranges: &[Cidr]) -> Result<(), Error> {
         self.apply_ranges(ranges)?;
-        self.0.ranges.save(ranges).map_err(file("the record of the pod ranges"))
+        Ok(self.0.ranges.save(ranges).map_err(file("the record of the pod ranges"))?)
     }
 
     fn apply_ranges(&self, ranges: &[Cidr]) -> Result<(), Error> {
@@ -243,7 +236,7 @@ impl Network {
         let record = Record::new(plan::pod_interface(&self.0.options.instance, sandbox_id), ips, &pod.host_ports);
         if let Err(source) = self.0.records.save(sandbox_id, &record) {
             record.ips.iter().for_each(|ip| state.addresses.free(*ip));
-            return Err(Error::File { what: format!("the record of sandbox {sandbox_id}"), source });
+            return Err(file(format!("the record of sandbox {sandbox_id}"))(source).into());
         }
         state.attached.insert(sandbox_id.to_owned(), record.clone());
         Ok(record)
@@ -376,7 +369,7 @@ pub fn down(instance: &Instance) -> Result<(), Error> {
     let table = services::remove_table(instance).map_err(Error::from);
     let records: PathBuf = instance.run_dir.join("net");
     let records = match std::fs::remove_dir_all(&records) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file(records.display().to_string())(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file(records.display().to_string())(error).into()),
         _ => Ok(()),
     };
     peering::down(instance).and(links).and(table).and(records)

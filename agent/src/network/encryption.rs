@@ -21,6 +21,7 @@ use crate::netlink::socket::{Error as NetlinkError, Socket, execute_unless, link
 use crate::netlink::wire::Batch;
 use crate::netlink::wireguard::{self, Device, Key, Peer};
 use crate::os::modules;
+use crate::records::file;
 
 /// The port that flannel's WireGuard has, and with it k3s': firewalls know it.
 pub(crate) const PORT: u16 = 51820;
@@ -67,7 +68,7 @@ impl Encryption {
             return Err(Error::NoWireguard(source));
         }
         let path = instance.data_dir.join("agent").join("wireguard.key");
-        let private = key(&path).map_err(|source| Error::File { what: path.display().to_string(), source })?;
+        let private = key(&path).map_err(file(path.display().to_string()))?;
         let generic = Socket::generic()?;
         let family = family(&generic)?;
         let required = overlay == Overlay::Wireguard;

@@ -1,10 +1,9 @@
-//! Shell: what is known of each attached sandbox, one small file each below the run dir, so that an agent that starts
-//! again neither hands an address out twice nor forgets a host port.
+//! Shell: what is known of each attached sandbox, so that an agent that starts again neither hands an address out twice nor
+//! forgets a host port; and the board's own ranges.
 
 use super::cidr::Cidr;
 use crate::pods::{HostPort, Protocol};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -88,68 +87,27 @@ impl Ranges {
     }
 }
 
-/// The directory of the records.
-#[derive(Debug, Clone)]
-pub(crate) struct Records(PathBuf);
-
-impl Records {
-    pub(crate) fn open(run_dir: &Path) -> io::Result<Self> {
-        let dir = run_dir.join("net");
-        std::fs::create_dir_all(&dir)?;
-        Ok(Self(dir))
-    }
-
-    /// Every record by sandbox; a file that cannot be read is half a write of a crash and is removed.
-    pub(crate) fn load(&self) -> io::Result<BTreeMap<String, Record>> {
-        let mut records = BTreeMap::new();
-        for entry in std::fs::read_dir(&self.0)? {
-            let path = entry?.path();
-            let Some(sandbox_id) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
-            match std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
-                Some(record) => drop(records.insert(sandbox_id.to_owned(), record)),
-                None => std::fs::remove_file(&path)?,
-            }
-        }
-        Ok(records)
-    }
-
-    pub(crate) fn save(&self, sandbox_id: &str, record: &Record) -> io::Result<()> {
-        let partial = self.0.join(format!("{sandbox_id}.partial"));
-        std::fs::write(&partial, serde_json::to_vec(record)?)?;
-        std::fs::rename(partial, self.path(sandbox_id))
-    }
-
-    pub(crate) fn remove(&self, sandbox_id: &str) -> io::Result<()> {
-        match std::fs::remove_file(self.path(sandbox_id)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
-    }
-
-    fn path(&self, sandbox_id: &str) -> PathBuf {
-        self.0.join(format!("{sandbox_id}.json"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::records::Records;
 
     #[test]
     fn what_is_saved_is_loaded_and_rubbish_is_dropped() {
         let dir = std::env::temp_dir().join(format!("bramble-records-{}", std::process::id()));
-        let records = Records::open(&dir).unwrap();
+        let records = Records::below(&dir.join("net"));
+        assert!(records.load_all().unwrap().is_empty());
         let port = HostPort { host_ip: None, host_port: 8080, container_port: 80, protocol: Protocol::Udp };
         let record = Record::new("br0".to_owned(), vec![IpAddr::from([10, 42, 0, 2])], std::slice::from_ref(&port));
         records.save("abc", &record).unwrap();
         std::fs::write(dir.join("net/torn.json"), b"{").unwrap();
-        let loaded = records.load().unwrap();
+        let loaded = records.load_all().unwrap();
         assert_eq!(loaded.get("abc"), Some(&record));
         assert_eq!(loaded["abc"].host_ports(), [port]);
         assert_eq!(loaded.len(), 1);
         records.remove("abc").unwrap();
         records.remove("abc").unwrap();
-        assert!(records.load().unwrap().is_empty());
+        assert!(records.load_all().unwrap().is_empty());
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -13,7 +13,7 @@ use super::view::disruption::{Budget, Counts};
 use super::view::meta::{Uid, condition};
 use super::view::pod::Pod;
 use super::view::workload::IntOrPercent;
-use super::view::{Change, Key, View};
+use super::view::{Change, Key, Projected, View};
 
 /// The row; a key is a budget.
 pub(super) const CONTROLLER: Controller = Controller {
@@ -39,18 +39,24 @@ fn keys(view: &View, change: &Change, keys: &mut Vec<Key>) {
         keys.extend(change.new.is_some().then(|| change.key.clone()));
         return;
     }
+    // Of a workload only its scale matters, and that to any budget: which pods it has they say themselves.
+    let is_pod = change.key.kind == KindId::PODS;
+    if !is_pod && change.old.as_ref().map(scale_of) == change.new.as_ref().map(scale_of) {
+        return;
+    }
+    let concerns = |object: &Projected| {
+        let selector = object.as_budget().and_then(|budget| budget.selector.as_ref());
+        selector.is_some_and(|selector| !is_pod || change.sides().any(|side| selector.matches(&side.meta().labels)))
+    };
     let budgets = view.within(KindId::DISRUPTION_BUDGETS, &change.key.namespace);
-    keys.extend(
-        budgets
-            .filter(|(_, object)| {
-                let Some(selector) = object.as_budget().and_then(|budget| budget.selector.as_ref()) else {
-                    return false;
-                };
-                // The pods of a workload are told by it only through them: whoever scales may concern any budget.
-                change.key.kind != KindId::PODS || change.sides().any(|side| selector.matches(&side.meta().labels))
-            })
-            .map(|(key, _)| key),
-    );
+    keys.extend(budgets.filter(|(_, object)| concerns(object)).map(|(key, _)| key));
+}
+
+/// What a workload is asked for, and by whom.
+fn scale_of(object: &Projected) -> (i64, Option<Uid>) {
+    let workload = object.as_workload().map(|workload| workload.replicas);
+    let replicas = workload.or_else(|| object.as_deployment().map(|deployment| deployment.replicas));
+    (replicas.unwrap_or_default(), object.meta().controller.as_ref().map(|owner| owner.uid))
 }
 
 fn plan(view: &View, key: &Key, context: &Context) -> Plan {

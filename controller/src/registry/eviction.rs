@@ -9,6 +9,8 @@ use crate::kinds::Kind;
 use crate::object::{Object, time};
 use crate::schema::selector::LabelSelector;
 
+/// How often a pod that no budget counts is judged anew when it changes meanwhile.
+const ATTEMPTS: usize = 5;
 /// Evictions that no controller has confirmed; a budget with more of them takes no further one.
 const DISRUPTED_MAX: usize = 2000;
 /// Budgets that are looked at at once.
@@ -30,27 +32,43 @@ enum Verdict {
 impl Registry {
     /// Deletes a pod as its eviction asks, if its budget allows.
     pub async fn evict(&self, call: &mut Call, target: &Target, request: &DeleteRequest) -> Answer<Deleted> {
-        let pod = self.current(target).await?.object;
-        let attributes =
-            Attributes { identity: &call.identity, target, part: Part::Whole, operation: Operation::Create };
-        self.restrict(&attributes, "eviction", None, None, Some(&pod)).await?;
-        let mut request = request.clone();
-        let mut verdict = without_budget(&pod);
-        if verdict == Verdict::Counts {
-            let budgets = self.budgets(&pod).await?;
-            verdict = match budgets.as_slice() {
-                [] => Verdict::Free,
-                [budget] => by_health(&pod, budget),
-                _ => return Err(ApiError::new(500, "", MANY)),
-            };
-            if let (Verdict::Counts, [budget]) = (&verdict, budgets.as_slice()) {
-                self.take_of(call, target, budget).await?;
+        let mut refusal = ApiError::modified(&target.kind, &target.name);
+        for _ in 0..ATTEMPTS {
+            let pod = self.current(target).await?.object;
+            let attributes =
+                Attributes { identity: &call.identity, target, part: Part::Whole, operation: Operation::Create };
+            self.restrict(&attributes, "eviction", None, None, Some(&pod)).await?;
+            let verdict = self.judge(call, target, &pod).await?;
+            if verdict != Verdict::FreeAsItIs || !request.resource_version.is_empty() {
+                return self.delete(call, target, request).await;
+            }
+            let exact = DeleteRequest { resource_version: pod.resource_version().to_owned(), ..request.clone() };
+            match self.delete(call, target, &exact).await {
+                // It has become another one meanwhile, and is judged anew.
+                Err(error) if error.code == 409 => refusal = error,
+                done => return done,
             }
         }
-        if verdict == Verdict::FreeAsItIs && request.resource_version.is_empty() {
-            request.resource_version = pod.resource_version().to_owned();
+        Err(refusal)
+    }
+
+    /// What is to be thought of the pod; where its budget counts it, the eviction is counted when this returns.
+    async fn judge(&self, call: &mut Call, target: &Target, pod: &Object) -> Answer<Verdict> {
+        let verdict = without_budget(pod);
+        if verdict != Verdict::Counts {
+            return Ok(verdict);
         }
-        self.delete(call, target, &request).await
+        let budgets = self.budgets(pod).await?;
+        let budget = match budgets.as_slice() {
+            [] => return Ok(Verdict::Free),
+            [budget] => budget,
+            _ => return Err(ApiError::new(500, "", MANY)),
+        };
+        let verdict = by_health(pod, budget);
+        if verdict == Verdict::Counts {
+            self.take_of(call, target, budget).await?;
+        }
+        Ok(verdict)
     }
 
     /// The budgets of the pod's namespace that select it.

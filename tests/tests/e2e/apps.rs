@@ -2,7 +2,7 @@
 
 use bramble_tests::board::Board;
 use bramble_tests::host::succeed;
-use bramble_tests::image::{self, Image};
+use bramble_tests::image::TOOLS;
 
 mod images;
 mod life;
@@ -11,21 +11,11 @@ mod resources;
 mod security;
 mod two_tiers;
 
-/// The image that most pods here run: busybox and curl.
-const TOOLS: &str = "tests.local/tools:1";
-
 /// A board that is up and has the tools.
 fn board(test: &str, options: &[&str]) -> Board {
     let board = Board::up(test, options);
-    load(&board, &image::tools(), TOOLS);
+    board.load_tools();
     board
-}
-
-fn load(board: &Board, image: &Image, reference: &str) {
-    let archive = board.dir().join("image.tar");
-    image.docker_archive(reference, &archive);
-    let _ = board.bramble(&format!("image import {}", archive.display()));
-    let _ = std::fs::remove_file(archive);
 }
 
 /// Standard output of a shell line in a container, which must succeed.

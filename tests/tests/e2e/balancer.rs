@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use bramble_tests::board::Board;
 use bramble_tests::host::output;
-use bramble_tests::image;
 use bramble_tests::lan::Lan;
 
-const TOOLS: &str = "tests.local/tools:1";
+use crate::teller::teller;
+
 const ADDRESS: &str = "10.99.0.200";
 
 /// Local: only a board with a pod announces, and its own pod answers, so that an answer tells who announces.
@@ -31,14 +31,6 @@ spec:
   ports: [{port: 81, targetPort: 8080}]
 "#;
 
-fn teller(node: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: teller-{node}, labels: {{app: teller}}}}\nspec:\n  nodeName: {node}\n  \
-         terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: {TOOLS}\n    command: [sh, -c, \
-         \"mkdir /www; echo {node} > /www/index.html; exec httpd -f -p 8080 -h /www\"]\n"
-    )
-}
-
 /// Who answers a machine of the LAN that is no board.
 fn ask(lan: &Lan) -> Option<String> {
     let url = format!("http://{ADDRESS}/");
@@ -57,9 +49,7 @@ fn an_address_is_announced_by_one_board_and_moves_when_it_dies() {
     three.join(&one, "pi-3");
     let boards: [&Board; 3] = [&one, &two, &three];
     for (board, node) in boards.iter().zip(["pi-1", "pi-2", "pi-3"]) {
-        let archive = board.dir().join("image.tar");
-        image::tools().docker_archive(TOOLS, &archive);
-        let _ = board.bramble(&format!("image import {}", archive.display()));
+        board.load_tools();
         one.apply(&teller(node));
     }
     let _ = one.kubectl("wait pod -l app=teller --for=condition=Ready --timeout=60s");

@@ -2,11 +2,11 @@
 
 use bramble_tests::board::{Board, Traces};
 use bramble_tests::host::output;
-use bramble_tests::image;
 use bramble_tests::lan::Lan;
 
+use crate::teller::teller;
+
 const NODES: [&str; 3] = ["pi-1", "pi-2", "pi-3"];
-const TOOLS: &str = "tests.local/tools:1";
 
 /// A pod on each board that tells its name, behind one Service that is also a node port.
 const TELLERS: &str = r#"
@@ -18,20 +18,6 @@ spec:
   selector: {app: teller}
   ports: [{port: 80, targetPort: 8080, nodePort: 30081}]
 "#;
-
-fn teller(node: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: teller-{node}, labels: {{app: teller}}}}\nspec:\n  nodeName: {node}\n  \
-         terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: {TOOLS}\n    command: [sh, -c, \
-         \"mkdir /www; echo {node} > /www/index.html; exec httpd -f -p 8080 -h /www\"]\n"
-    )
-}
-
-fn load(board: &Board) {
-    let archive = board.dir().join("image.tar");
-    image::tools().docker_archive(TOOLS, &archive);
-    let _ = board.bramble(&format!("image import {}", archive.display()));
-}
 
 /// What a pod fetches; what went wrong when there is no answer.
 fn fetch(controller: &Board, pod: &str, url: &str) -> String {
@@ -47,7 +33,7 @@ fn cluster(test: &str, lan: &Lan) -> [Board; 3] {
     two.join(&one, NODES[1]);
     three.join(&one, NODES[2]);
     for board in [&one, &two, &three] {
-        load(board);
+        board.load_tools();
     }
     one.apply(TELLERS);
     for node in NODES {

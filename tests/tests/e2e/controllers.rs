@@ -16,7 +16,7 @@ use bramble_tests::board::Board;
 use bramble_tests::client::{Client, Follower};
 use bramble_tests::etcd::Etcd;
 use bramble_tests::host::output;
-use bramble_tests::image;
+use bramble_tests::image::TOOLS;
 use bramble_tests::lan::Lan;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -26,7 +26,6 @@ const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const REQUEST: Duration = Duration::from_secs(10);
 /// Between two writes, so that they last through everything that happens.
 const THINKS: Duration = Duration::from_millis(20);
-const TOOLS: &str = "tests.local/tools:1";
 const SECRET: &str = "hunter2-must-never-lie-on-a-disk";
 const PLAIN: &str = "a-config-map-that-anybody-may-read";
 
@@ -180,9 +179,7 @@ fn cluster() -> Cluster {
     });
     // With the line of `token create`, which names both.
     three.join(&one, "pi-3");
-    let archive = three.dir().join("image.tar");
-    image::tools().docker_archive(TOOLS, &archive);
-    let _ = three.bramble(&format!("image import {}", archive.display()));
+    three.load_tools();
     Cluster { lan, etcd, one, two, three }
 }
 

@@ -5,11 +5,9 @@ use std::path::{Path, PathBuf};
 
 use bramble_tests::board::Board;
 use bramble_tests::host::output;
-use bramble_tests::image;
 use bramble_tests::lan::Lan;
 use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, date_time_ymd};
 
-const TOOLS: &str = "tests.local/tools:1";
 const SERVER: &str = "https://10.99.0.1:6443";
 
 const POD: &str = r#"
@@ -60,9 +58,7 @@ fn a_board_that_slept_for_years_rejoins_and_a_stolen_one_is_shut_out() {
     one.start(&[]);
     let mut two = lan.board("identity", 0);
     two.join(&one, "pi-2");
-    let archive = two.dir().join("image.tar");
-    image::tools().docker_archive(TOOLS, &archive);
-    let _ = two.bramble(&format!("image import {}", archive.display()));
+    two.load_tools();
     let keys = one.bramble("node list");
     assert!(keys.contains("pi-1 ") && keys.contains("pi-2 ") && keys.lines().count() == 3, "{keys}");
 

@@ -16,4 +16,5 @@ mod policy;
 mod static_binary;
 mod streams;
 mod survival;
+mod teller;
 mod trouble;

@@ -2,10 +2,8 @@
 
 use bramble_tests::board::Board;
 use bramble_tests::host::output;
-use bramble_tests::image;
+use bramble_tests::image::TOOLS;
 use bramble_tests::lan::Lan;
-
-const TOOLS: &str = "tests.local/tools:1";
 
 /// A pod that serves its name and asks others; its readiness is probed by its board.
 fn pod(name: &str, namespace: &str, node: &str) -> String {
@@ -147,9 +145,7 @@ fn policies_hold_between_boards_and_follow_labels() {
     let mut two = lan.board("policy", 0);
     two.join(&one, "pi-2");
     for board in [&one, &two] {
-        let archive = board.dir().join("image.tar");
-        image::tools().docker_archive(TOOLS, &archive);
-        let _ = board.bramble(&format!("image import {}", archive.display()));
+        board.load_tools();
     }
     let _ = one.kubectl("create namespace other");
     one.apply(SERVICE);

@@ -4,10 +4,9 @@ use std::io::Write;
 use std::process::{Child, Command, Output, Stdio};
 
 use bramble_tests::board::Board;
-use bramble_tests::image;
+use bramble_tests::image::TOOLS;
 use bramble_tests::kubectl::Kubectl;
 
-const TOOLS: &str = "tests.local/tools:1";
 /// More than every buffer on the way there and back.
 const MUCH: usize = 8 << 20;
 
@@ -43,9 +42,7 @@ spec:
 #[test]
 fn streams_and_logs_with_every_kubectl() {
     let mut board = Board::up("streams", &["--demo"]);
-    let archive = board.dir().join("image.tar");
-    image::tools().docker_archive(TOOLS, &archive);
-    let _ = board.bramble(&format!("image import {}", archive.display()));
+    board.load_tools();
     board.apply(PODS);
     let _ = board.kubectl("wait pod/box --for=condition=Ready --timeout=60s");
     board.wait_for_line("bramble: demo: http://");

@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use bramble_tests::board::Board;
-use bramble_tests::image;
+use bramble_tests::image::TOOLS;
 use bramble_tests::lan::Lan;
-use bramble_tests::line::Way;
+use bramble_tests::line::{Line, Way};
 use rustix::process::{Pid, Signal, kill_process};
 
-const TOOLS: &str = "tests.local/tools:1";
 /// Shorter than upstream's fifty seconds; a board renews its Lease each ten.
 const GRACE: [&str; 2] = ["--node-monitor-grace-period", "20s"];
 
@@ -73,12 +72,6 @@ spec:
   containers: [{name: main, image: "tests.local/tools:1", command: [sh, -c, "echo begun; exec sleep 1000"]}]
 "#;
 
-fn load(board: &Board) {
-    let archive = board.dir().join("image.tar");
-    image::tools().docker_archive(TOOLS, &archive);
-    let _ = board.bramble(&format!("image import {}", archive.display()));
-}
-
 /// What the nodes' Ready conditions say, a word each.
 fn readiness(one: &Board) -> Vec<String> {
     let path = "get nodes -o jsonpath={.items[*].status.conditions[?(@.type==\"Ready\")].status}";
@@ -121,7 +114,7 @@ fn a_bad_line_is_borne_and_a_board_that_is_not_heard_is_replaced() {
     }
     two.join(&one, "pi-2");
     three.join(&one, "pi-3");
-    [&one, &two, &three].into_iter().for_each(load);
+    [&one, &two, &three].into_iter().for_each(Board::load_tools);
     one.apply(HOLDER);
     one.apply(&tellers(1, 1, PREFERS_THE_SECOND));
     let _ = one.kubectl("wait pod holder --for=condition=Ready --timeout=60s");
@@ -139,36 +132,43 @@ fn a_bad_line_is_borne_and_a_board_that_is_not_heard_is_replaced() {
         println!("{way:?}: {} frames, {} lost, {} overtaken", counts[0], counts[1], counts[2]);
         line.spoil(way, 0, 0);
     }
+    let before = one.kubectl(CONTAINER);
+    one_that_is_not_heard_is_replaced(&one, &two, &line);
+    assert_eq!(one.kubectl(CONTAINER), before, "and nothing else");
+    one_that_hears_nothing_goes_on(&one, &three, &line);
+    assert_eq!(one.kubectl(CONTAINER), before, "nothing was restarted");
+    assert_eq!(one.kubectl("get pod holder -o jsonpath={.status.containerStatuses[0].restartCount}"), "0");
+    draining_asks_the_budget(&one);
+}
 
-    // It hears everything and is not heard: its pod is replaced elsewhere, while what it has goes on.
-    let container = "get pod holder -o jsonpath={.status.containerStatuses[0].containerID}";
-    let before = one.kubectl(container);
+const CONTAINER: &str = "get pod holder -o jsonpath={.status.containerStatuses[0].containerID}";
+
+/// Its pod is replaced elsewhere, while what it has goes on.
+fn one_that_is_not_heard_is_replaced(one: &Board, two: &Board, line: &Line) {
     let shims = two.shims();
     line.spoil(Way::Out, 1000, 0);
     let silent = Instant::now();
-    wait_for_readiness(&one, &["True", "Unknown", "True"]);
+    wait_for_readiness(one, &["True", "Unknown", "True"]);
     println!("a board that is not heard is Unknown after {:.1} s", silent.elapsed().as_secs_f64());
     one.eventually("its pod is replaced", 60, || {
-        let now = places(&one);
+        let now = places(one);
         now.iter().any(|(_, node)| node != "pi-2").then_some(())
     });
     let _ = one.kubectl("rollout status deployment teller --timeout=60s");
     assert_eq!(two.shims(), shims, "what it has goes on");
     line.spoil(Way::Out, 0, 0);
-    wait_for_readiness(&one, &["True"; 3]);
+    wait_for_readiness(one, &["True"; 3]);
     one.eventually("it clears away what was replaced", 60, || (two.shims().len() == 1).then_some(()));
-    assert_eq!(one.kubectl(container), before, "and nothing else");
+}
 
-    // The other way round, beside an agent that stands still.
+/// The other way round, beside an agent that stands still.
+fn one_that_hears_nothing_goes_on(one: &Board, three: &Board, line: &Line) {
     line.spoil(Way::In, 1000, 0);
-    signal(&three, Signal::STOP);
-    wait_for_readiness(&one, &["True", "Unknown", "Unknown"]);
+    signal(three, Signal::STOP);
+    wait_for_readiness(one, &["True", "Unknown", "Unknown"]);
     line.spoil(Way::In, 0, 0);
-    signal(&three, Signal::CONT);
-    wait_for_readiness(&one, &["True"; 3]);
-    assert_eq!(one.kubectl(container), before, "nothing was restarted");
-    assert_eq!(one.kubectl("get pod holder -o jsonpath={.status.containerStatuses[0].restartCount}"), "0");
-    draining_asks_the_budget(&one);
+    signal(three, Signal::CONT);
+    wait_for_readiness(one, &["True"; 3]);
 }
 
 /// Of one pod none may go; of two, one after the other.
@@ -204,7 +204,7 @@ fn an_outage_of_most_of_a_site_of_twenty_boards_moves_nothing() {
     let lan = Lan::new(1);
     let mut one = lan.board("site", 0);
     one.start(&GRACE);
-    load(&one);
+    one.load_tools();
     let mut boards: Vec<Board> = (1..BOARDS).map(|_| lan.board("site", 0)).collect();
     let line = one.bramble("token create");
     let words: Vec<&str> = line.split_whitespace().skip(2).collect();
@@ -215,7 +215,7 @@ fn an_outage_of_most_of_a_site_of_twenty_boards_moves_nothing() {
     }
     wait_for_readiness(&one, &["True"; BOARDS]);
     println!("{} boards at once joined within {:.1} s", boards.len(), begun.elapsed().as_secs_f64());
-    boards.iter().for_each(load);
+    boards.iter().for_each(Board::load_tools);
     one.apply(&tellers(BOARDS, 30, ONE_A_BOARD));
     let _ = one.kubectl("rollout status deployment teller --timeout=120s");
     let before = places(&one);

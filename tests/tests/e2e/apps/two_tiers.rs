@@ -3,7 +3,7 @@
 use bramble_tests::image::{nginx, redis};
 use bramble_tests::resolver::{ANSWER, Resolver};
 
-use super::{Board, TOOLS, field, load, sh, wait_ready};
+use super::{Board, TOOLS, field, sh, wait_ready};
 
 const REDIS: &str = "tests.local/redis:7";
 const NGINX: &str = "tests.local/nginx:1";
@@ -155,9 +155,9 @@ fn nginx_and_redis_serve_through_services_and_names() {
     let mut board = Board::new("tiers");
     let resolver = Resolver::start(&board);
     board.start(&["--resolv-conf", &resolver.resolv_conf()]);
-    load(&board, &bramble_tests::image::tools(), TOOLS);
-    load(&board, &nginx(), NGINX);
-    load(&board, &redis(), REDIS);
+    board.load_tools();
+    board.load(&nginx(), NGINX);
+    board.load(&redis(), REDIS);
     let manifest = [DATA_TIER, WEB_TIER].concat();
     board.apply(
         &manifest
