@@ -16,7 +16,6 @@ use bramble_runtime::{Layout, Runtime};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use rustls_pki_types::CertificateDer;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
@@ -28,7 +27,7 @@ use crate::checkpoint::Checkpoint;
 use crate::cni::{self, Plugins};
 use crate::images::{BoardImages, Registries};
 use crate::instance::Instance;
-use crate::join::{self, JoinError, JoinOptions, Joined, Kept, Rotation, ServingNames};
+use crate::join::{self, Authorities, JoinError, JoinOptions, Joined, Kept, Rotation, ServingNames};
 use crate::link::backoff::Backoff;
 use crate::link::{Clock, Endpoint, KeyPin, Link, LinkError, Sending, Transport};
 use crate::network::{self, Cidr, Network, Overlay};
@@ -243,15 +242,21 @@ impl Agent {
             node: Arc::new(watch::Sender::new(Arc::new(Value::Null))),
             names: Arc::new(watch::Sender::new(ServingNames::default())),
         };
-        let rotation =
-            Rotation { dir: join.dir, node_name: join.node_name, clock: self.clock.clone(), link: self.link.clone() };
+        let (known, authorities) = watch::channel(joined.authority.clone());
+        let rotation = Rotation {
+            dir: join.dir,
+            node_name: join.node_name,
+            clock: self.clock.clone(),
+            link: self.link.clone(),
+            authorities: authorities.clone(),
+        };
         let (serving, certificates) = watch::channel(None);
-        let authority = joined.authority.clone();
+        tokio::spawn(join::follow_authorities(rotation.clone(), joined.connection.clone(), known));
         tokio::spawn(join::rotate_client(rotation.clone(), joined));
         tokio::spawn(join::rotate_serving(rotation, signals.names.subscribe(), serving));
         let clock = self.clock.clone();
         let kubelet = Server::new(self.table, self.runtime, move || clock.now_ms());
-        serve_kubelet(&self.options, &authority, certificates, kubelet).await?;
+        serve_kubelet(&self.options, authorities, certificates, kubelet).await?;
         tokio::spawn(watch_node(signals.node.subscribe(), health, pod_network, proxy, self.images, ready));
         node::run(node_options(&self.options, server), self.link, self.clock, signals).await;
         Ok(())
@@ -351,16 +356,26 @@ async fn answer_locally(run_dir: PathBuf, images: Arc<BoardImages>, table: Table
 /// Listens on the kubelet's port; handshakes fail until the cluster has signed the serving certificate, as upstream's do.
 async fn serve_kubelet(
     options: &Options,
-    authority: &[CertificateDer<'static>],
+    mut authorities: watch::Receiver<Authorities>,
     certificates: watch::Receiver<Option<Kept>>,
     server: Arc<Server>,
 ) -> Result<(), AgentError> {
-    let tls = serve::tls(certificates, authority).map_err(AgentError::Host)?;
+    let first = authorities.borrow_and_update().clone();
+    let tls = watch::Sender::new(serve::tls(certificates.clone(), &first).map_err(AgentError::Host)?);
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, options.kubelet_port));
     let listener = TcpListener::bind(address)
         .await
         .map_err(|error| AgentError::Host(format!("cannot listen on {address}: {error}; choose --kubelet-port")))?;
-    tokio::spawn(server.run(listener, tls));
+    tokio::spawn(server.run(listener, tls.subscribe()));
+    tokio::spawn(async move {
+        while authorities.changed().await.is_ok() {
+            let of_today = authorities.borrow_and_update().clone();
+            match serve::tls(certificates.clone(), &of_today) {
+                Ok(config) => _ = tls.send_replace(config),
+                Err(error) => error!(error, "clients of the cluster's new authorities are not let in"),
+            }
+        }
+    });
     Ok(())
 }
 

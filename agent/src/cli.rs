@@ -2,6 +2,7 @@
 
 mod admin;
 pub(crate) mod apply;
+pub(crate) mod certificate;
 pub(crate) mod check;
 pub(crate) mod config_file;
 pub(crate) mod daemon;
@@ -28,7 +29,7 @@ use lexopt::prelude::*;
 pub(crate) use help::HELP;
 pub(crate) use options::Options;
 use options::option;
-pub(crate) use verbs::{Command, ImageVerb, NodeVerb, SlotVerb, SnapshotVerb, StoreVerb, TokenVerb};
+pub(crate) use verbs::{CertificateVerb, Command, ImageVerb, NodeVerb, SlotVerb, SnapshotVerb, StoreVerb, TokenVerb};
 
 /// Parses everything after the program's name.
 ///
@@ -91,6 +92,10 @@ fn command(words: &[String], purge: bool, port: u16, ends: (&str, &str)) -> Resu
         ["snapshot", "fetch", name, file] => {
             Command::Snapshot(SnapshotVerb::Fetch { name: (*name).to_owned(), file: file.into() })
         }
+        ["certificate", "check"] => Command::Certificate(CertificateVerb::Check),
+        ["certificate", "rotate"] => Command::Certificate(CertificateVerb::Rotate),
+        ["certificate", "rotate-ca"] => Command::Certificate(CertificateVerb::RotateCa),
+        ["certificate", "retire-ca"] => Command::Certificate(CertificateVerb::RetireCa),
         ["store", "rotate"] => Command::Store(StoreVerb::Rotate),
         ["image", "import", path] => Command::Image(ImageVerb::Import { path: path.into(), name: None }),
         ["image", "import", path, name] => {

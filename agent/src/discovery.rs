@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, ipproto, socket_with, sockopt};
 use tokio::net::UdpSocket;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
@@ -34,18 +35,23 @@ const SECOND_ASK: Duration = Duration::from_millis(250);
 const FOUND_MAX: usize = 16;
 
 /// Answers the link's questions for a controller, on the link of the address at which it is reached, until the future is
-/// dropped. Where that cannot be, it says so once and ends: boards need to be told the address then.
-pub async fn announce(announcement: Announcement) {
+/// dropped. Where that cannot be, it says so once and ends: boards need to be told the address then. `pins` are those of the
+/// moment.
+pub async fn announce(announcement: Announcement, pins: watch::Receiver<Vec<String>>) {
     let IpAddr::V4(address) = announcement.address.ip() else {
         debug!("no discovery over IPv6");
         return;
     };
-    if let Err(error) = answer(&announcement, address).await {
+    if let Err(error) = answer(announcement, &pins, address).await {
         warn!(%error, "boards on this link cannot find this controller by themselves: give them its address");
     }
 }
 
-async fn answer(announcement: &Announcement, address: Ipv4Addr) -> io::Result<()> {
+async fn answer(
+    mut announcement: Announcement,
+    pins: &watch::Receiver<Vec<String>>,
+    address: Ipv4Addr,
+) -> io::Result<()> {
     // Bound to the group, so that nothing from beyond the link comes in.
     let socket = open(SocketAddrV4::new(GROUP, PORT), address)?;
     sockopt::set_ip_add_membership(&socket, &GROUP, &address)?;
@@ -54,6 +60,7 @@ async fn answer(announcement: &Announcement, address: Ipv4Addr) -> io::Result<()
     loop {
         let (length, from) = socket.recv_from(&mut bytes).await?;
         let legacy = from.port() != PORT;
+        announcement.pins.clone_from(&pins.borrow());
         let Some(answer) = announcement.answer(&bytes[..length], legacy) else { continue };
         let to = if legacy { from } else { SocketAddr::from((GROUP, PORT)) };
         if let Err(error) = socket.send_to(&answer, to).await {
@@ -75,7 +82,8 @@ pub async fn find(pins: &[KeyPin]) -> Result<Vec<Endpoint>, String> {
                 .to_owned(),
         );
     }
-    let wanted = |one: &&Found| pins.is_empty() || KeyPin::parse(&one.pin).is_some_and(|pin| pins.contains(&pin));
+    let is_known = |pin: &String| KeyPin::parse(pin).is_some_and(|pin| pins.contains(&pin));
+    let wanted = |one: &&Found| pins.is_empty() || one.pins.iter().any(is_known);
     let mut endpoints: Vec<Endpoint> = found.iter().filter(wanted).map(Found::endpoint).collect();
     endpoints.dedup();
     if endpoints.is_empty() {

@@ -5,6 +5,7 @@
 //!     -> key made on this board (0600) -> CSR as system:bootstrappers -> watch -> client certificate saved
 //!     -> CSR for the serving certificate as system:node:<name> -> both rotated at 70-90 % of their life
 //! ```
+//! The cluster's authorities may change meanwhile: a board follows them ([`follow_authorities`]), and has both anew.
 //! Once a client certificate is on the board nothing here is needed to start: see [`saved`].
 
 use std::net::IpAddr;
@@ -17,12 +18,14 @@ use tracing::info;
 use crate::link::{Clock, Connection, Endpoint, Identity, KeyPin, Link, LinkError, Look, Trust, spki_pin};
 use crate::pods::time::rfc3339;
 
+mod authorities;
 pub mod bundle;
 mod certificate;
 mod files;
 mod request;
 mod rotate;
 
+pub use authorities::{Authorities, follow_authorities};
 pub use certificate::Kept;
 pub use files::bundle as read_bundle;
 pub use rotate::{Rotation, rotate_client, rotate_serving};

@@ -49,6 +49,7 @@ fn dispatch(command: Command, options: &cli::Options) -> anyhow::Result<ExitCode
         Command::Token(verb) => cli::token::token(verb, options),
         Command::Node(verb) => cli::node::node(verb, options),
         Command::Snapshot(verb) => cli::snapshot::snapshot(verb, options),
+        Command::Certificate(verb) => cli::certificate::certificate(verb, options),
         Command::Store(verb) => cli::store::store(verb, options),
         Command::Apply(path) => cli::apply::apply(&path, options),
         Command::Image(verb) => cli::image::image(verb, options),

@@ -109,7 +109,7 @@ impl Server {
     }
 
     /// Serves until the task is dropped.
-    pub async fn run(self: Arc<Self>, listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
+    pub async fn run(self: Arc<Self>, listener: TcpListener, tls: watch::Receiver<Arc<rustls::ServerConfig>>) {
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
@@ -122,7 +122,7 @@ impl Server {
                     continue;
                 }
             };
-            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls));
+            let acceptor = tokio_rustls::TlsAcceptor::from(tls.borrow().clone());
             let server = Arc::clone(&self);
             tokio::spawn(async move {
                 let _slot = slot;

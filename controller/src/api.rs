@@ -46,6 +46,7 @@ use query::Query;
 pub use health::Readiness;
 pub use in_process::InProcess;
 pub use kubelet::Kubelets;
+pub use upkeep::{Certificates, Renewing};
 
 /// A request's or an answer's body, in process and on the wire.
 pub type Body = UnsyncBoxBody<Bytes, std::io::Error>;
@@ -57,6 +58,7 @@ pub struct Api {
     authenticator: Option<Authenticator>,
     kubelets: Option<Kubelets>,
     encryption: Option<Encryption>,
+    certificates: Option<Arc<dyn Certificates>>,
     readiness: Readiness,
     clock: fn() -> Duration,
     advertised: SocketAddr,
@@ -82,7 +84,17 @@ impl Api {
         advertised: SocketAddr,
     ) -> Self {
         let readiness = Readiness::default();
-        Self { registry, authorizer, authenticator, kubelets: None, encryption: None, readiness, clock, advertised }
+        Self {
+            registry,
+            authorizer,
+            authenticator,
+            kubelets: None,
+            encryption: None,
+            certificates: None,
+            readiness,
+            clock,
+            advertised,
+        }
     }
 
     /// The same with a way to the nodes.
@@ -93,6 +105,11 @@ impl Api {
     /// The same with keys that can be rotated.
     pub fn with_encryption(self, encryption: Encryption) -> Self {
         Self { encryption: Some(encryption), ..self }
+    }
+
+    /// The same with certificates that can be renewed.
+    pub fn with_certificates(self, certificates: Arc<dyn Certificates>) -> Self {
+        Self { certificates: Some(certificates), ..self }
     }
 
     /// The registry behind it.

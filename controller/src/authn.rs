@@ -23,7 +23,7 @@ pub mod token_request;
 pub mod tokens;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -39,6 +39,7 @@ use self::tokens::{TokenError, Tokens};
 use crate::authz::review::{Problem, user_info};
 use crate::identity::Identity;
 use crate::object::time;
+use crate::pki::authorities::Authorities;
 use crate::pki::key::hex;
 use crate::pki::tls::{ClientTrust, Vouched};
 
@@ -48,12 +49,19 @@ const DELETION_LEEWAY_S: i64 = 60;
 /// WebSocket clients of browsers cannot send headers; they carry the token as a protocol of this prefix.
 const WEBSOCKET_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
 
-/// The certificates that a client showed on its connection; clones share the judgement, which is made once. The handshake
-/// itself accepts any certificate whose key the client holds, so that a wrong one is answered with 401 as upstream does.
+/// The certificates that a client showed on its connection; clones share the judgement, which is made once for each set of
+/// authorities. The handshake itself accepts any certificate whose key the client holds, so that a wrong one is answered with 401 as upstream does.
 #[derive(Clone, Debug)]
 pub struct PeerCertificate {
     chain: Arc<[CertificateDer<'static>]>,
-    judged: Arc<OnceLock<Result<Vouched, String>>>,
+    judged: Arc<Mutex<Option<Judgement>>>,
+}
+
+/// What a set of authorities says of a chain.
+#[derive(Clone, Debug)]
+struct Judgement {
+    by: Arc<Authorities>,
+    result: Result<Arc<Vouched>, String>,
 }
 
 impl PeerCertificate {
@@ -175,7 +183,7 @@ impl Authenticator {
     }
 
     fn by_certificate(&self, peer: &PeerCertificate) -> Result<Identity, AuthnError> {
-        let vouched = self.judged(peer).map_err(|reason| AuthnError::Certificate(reason.clone()))?;
+        let vouched = self.judged(peer).map_err(AuthnError::Certificate)?;
         if self.shared.revoked.borrow().contains(&vouched.key_hash) {
             return Err(AuthnError::Certificate("revoked".into()));
         }
@@ -194,8 +202,15 @@ impl Authenticator {
         Ok(Identity { name: vouched.name.clone(), uid: String::new(), groups, extra })
     }
 
-    fn judged<'a>(&self, peer: &'a PeerCertificate) -> Result<&'a Vouched, &'a String> {
-        peer.judged.get_or_init(|| self.shared.trust.judge(&peer.chain, self.now())).as_ref()
+    fn judged(&self, peer: &PeerCertificate) -> Result<Arc<Vouched>, String> {
+        let by = self.shared.trust.authorities();
+        let mut judged = peer.judged.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = judged.as_ref().filter(|known| Arc::ptr_eq(&known.by, &by)) {
+            return known.result.clone();
+        }
+        let result = by.judge(&peer.chain, self.now()).map(Arc::new);
+        *judged = Some(Judgement { by, result: result.clone() });
+        result
     }
 
     /// Who shows the token, and for which of the asked audiences (none asked: our own).

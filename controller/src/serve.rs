@@ -1,6 +1,7 @@
 //! Shell: puts the control plane together and listens.
 
 mod backing;
+mod certificates;
 mod common_keys;
 pub(crate) mod listener;
 mod migrate;
@@ -8,7 +9,7 @@ mod peers;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -32,19 +33,24 @@ use crate::encryption::{Encryption, EncryptionError};
 use crate::identity::Identity;
 use crate::kinds::Kinds;
 use crate::object::time;
-use crate::pki::tls::ServingNames;
+use crate::pki::tls::{ClientTrust, ServingNames};
 use crate::pki::{self, Pki, PkiError};
 use crate::registry::status::ApiError;
 use crate::registry::{Registry, ServiceRanges, uuid};
 use crate::scheduler;
 
 pub use self::backing::EtcdServers;
+use self::certificates::Keys;
 pub use self::migrate::{Migration, migrate_store};
 
 /// How long the token in the join file is good for: the agent beside us takes it at once.
 const JOIN_TOKEN_S: i64 = 24 * 3600;
 /// Upstream's node-monitor-grace-period.
 pub const NODE_GRACE: Duration = Duration::from_secs(50);
+/// The administrator's kubeconfig in the data directory.
+const KUBECONFIG: &str = "admin.kubeconfig";
+/// After authorities could not be published.
+const PUBLISH_AGAIN: Duration = Duration::from_secs(5);
 /// For giving back Leases when this control plane is stopped; a supervisor waits longer.
 const HANDING_OVER: Duration = Duration::from_secs(3);
 
@@ -116,8 +122,8 @@ impl Options {
 pub struct Ready {
     /// The administrator's kubeconfig.
     pub kubeconfig: PathBuf,
-    /// The CA's pin, for boards that join.
-    pub pin: String,
+    /// The pins that boards may know the cluster by, the newest authority's first; they change with the authorities.
+    pub pins: watch::Receiver<Vec<String>>,
     /// A client with all rights, in this process.
     pub admin: AdminClient,
 }
@@ -195,6 +201,11 @@ pub enum ServeError {
     /// The store cannot be written.
     #[error("cannot write the store")]
     Write(#[source] bramble_store::WriteError),
+    /// Other controllers kept changing the keys that they share.
+    #[error(
+        "other controllers renewed certificates at the same time: look with `bramble certificate check`, try again"
+    )]
+    Contended,
     /// No address to listen on was given.
     #[error("no address to listen on")]
     NoListener,
@@ -232,7 +243,8 @@ pub async fn run(
         None => Pki::open(&options.data_dir, now())?,
     };
     let pki = Arc::new(pki);
-    let front = Arc::new(assemble(&options, &pki, store.clone(), advertised, encryption.clone())?);
+    let keys = Arc::new(Keys { pki: pki.clone(), shared: options.etcd.as_ref().map(|_| store.clone()) });
+    let front = Arc::new(assemble(&options, &keys, store.clone(), advertised, encryption.clone()));
     front.authorizer.follow(&store).await?;
     front.authenticator.follow(&store).await?;
 
@@ -251,11 +263,15 @@ pub async fn run(
         advertised,
         api_service: first.address(1).into(),
         dns_service: first.address(10).into(),
-        authority_pem: pki.authority.certificate_pem().to_owned(),
+        authority_pem: pki.authorities().bundle_pem(),
         peers: options.etcd.is_some(),
     };
     bootstrap::ensure(&admin, &facts).await?;
     write_files(&options, &pki, &admin, advertised).await?;
+    tasks.spawn(keys.follow());
+    let pins = watch::Sender::new(pki.authorities().pins());
+    let pins_told = pins.subscribe();
+    tasks.spawn(publish_authorities(pki.clone(), admin.clone(), facts, options.data_dir.clone(), pins));
 
     let names = [advertised.ip()];
     let names = ServingNames::new(&options.node_name, &names, first.address(1).into(), &options.cluster_domain);
@@ -275,11 +291,7 @@ pub async fn run(
     };
     start_controllers(those, &options, &front, &pki, &shutdown, &identity);
     front.api.readiness().set("poststarthook/bramble-bootstrap", true);
-    ready(Ready {
-        kubeconfig: options.data_dir.join("admin.kubeconfig"),
-        pin: pki.authority.pin(),
-        admin: AdminClient(admin),
-    });
+    ready(Ready { kubeconfig: options.data_dir.join(KUBECONFIG), pins: pins_told, admin: AdminClient(admin) });
     tokio::select! {
         () = ended(&mut tasks) => {}
         () = stop => {
@@ -319,30 +331,66 @@ async fn bind(options: &Options) -> Result<Vec<TcpListener>, ServeError> {
 
 fn assemble(
     options: &Options,
-    pki: &Pki,
+    keys: &Arc<Keys>,
     store: Store,
     advertised: SocketAddr,
     encryption: Encryption,
-) -> Result<Front, ServeError> {
+) -> Front {
+    let pki = &keys.pki;
     let tokens = Tokens::new(pki, &options.cluster_domain);
-    let authenticator = Authenticator::new(store.clone(), pki.client_trust()?, tokens, wall_clock);
+    let authenticator = Authenticator::new(store.clone(), pki.client_trust(), tokens, wall_clock);
     let authorizer = Authorizer::new();
     let registry = Registry::new(store, Kinds::builtin(), wall_clock, options.ranges(), authorizer.clone());
     let api = Api::new(Arc::new(registry), authorizer.clone(), Some(authenticator.clone()), wall_clock, advertised)
-        .with_kubelets(Kubelets::new(pki.kubelet_client(now())?))
-        .with_encryption(encryption);
-    Ok(Front { api: Arc::new(api), authenticator, authorizer })
+        .with_kubelets(Kubelets::new(pki.kubelet_client()))
+        .with_encryption(encryption)
+        .with_certificates(keys.clone());
+    Front { api: Arc::new(api), authenticator, authorizer, authorities: pki.client_trust() }
 }
 
 /// The administrator's kubeconfig, and what the agent beside us joins with: the token and the pin, a line each.
 async fn write_files(options: &Options, pki: &Pki, admin: &Client, advertised: SocketAddr) -> Result<(), ServeError> {
-    let kubeconfig = pki.admin_kubeconfig(advertised, now())?;
-    pki::write_secret_file(&options.data_dir.join("admin.kubeconfig"), &kubeconfig)?;
+    write_kubeconfig(&options.data_dir, pki, advertised)?;
     if let Some(path) = &options.join_file {
         let token = bootstrap::tokens::create(admin, Some(now() + JOIN_TOKEN_S), "the agent on this board").await?;
-        pki::write_secret_file(path, &format!("{}\n{}\n", token.reveal(), pki.authority.pin()))?;
+        pki::write_secret_file(path, &format!("{}\n{}\n", token.reveal(), pki.authorities().newest.pin()))?;
     }
     Ok(())
+}
+
+fn write_kubeconfig(data_dir: &Path, pki: &Pki, advertised: SocketAddr) -> Result<(), PkiError> {
+    let kubeconfig = pki.admin_kubeconfig(advertised, now())?;
+    pki::write_secret_file(&data_dir.join(KUBECONFIG), &kubeconfig)
+}
+
+/// Tells the cluster of its authorities whenever they change, until it is dropped.
+async fn publish_authorities(
+    pki: Arc<Pki>,
+    admin: Client,
+    mut facts: Facts,
+    data_dir: PathBuf,
+    pins: watch::Sender<Vec<String>>,
+) {
+    let mut authorities = pki.follow_authorities();
+    // The last word is told again where it could not be.
+    let mut told = true;
+    loop {
+        if told && authorities.changed().await.is_err() {
+            return;
+        }
+        facts.authority_pem = authorities.borrow_and_update().bundle_pem();
+        pins.send_replace(pki.authorities().pins());
+        let written = write_kubeconfig(&data_dir, &pki, facts.advertised).map_err(ServeError::from);
+        let published = bootstrap::ensure(&admin, &facts).await.map_err(ServeError::from);
+        told = written.is_ok() && published.is_ok();
+        if let Some(error) = written.err().or(published.err()) {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the authorities are not published; trying again"
+            );
+            tokio::time::sleep(PUBLISH_AGAIN).await;
+        }
+    }
 }
 
 fn start_controllers(
@@ -355,11 +403,11 @@ fn start_controllers(
 ) {
     let (signer, issuer) = (pki.clone(), front.authenticator.clone());
     let settings = controllers::Options {
-        root_ca: pki.authority.certificate_pem().to_owned(),
+        root_ca: pki.authorities().bundle_pem(),
         cluster_cidr: options.cluster_cidr.clone(),
         load_balancer_pool: options.load_balancer_pool.clone(),
         node_grace: options.node_monitor_grace_period,
-        sign: Arc::new(move |request: &Value, now| signer.authority.sign_object(request, now)),
+        sign: Arc::new(move |request: &Value, now| signer.authorities().newest.sign_object(request, now)),
         account_token: Arc::new(move |namespace: &str, name: &str, uid: &str, secret: &str| {
             let token = issuer.tokens().issue_legacy(namespace, (name, uid), secret);
             token.map(|token| token.reveal().to_owned()).map_err(|error| error.to_string())
@@ -375,8 +423,10 @@ fn start_controllers(
 
     let of_controllers = candidate("kube-controller-manager", "system:kube-controller-manager");
     let (clients, stop, told) = (front.clone(), shutdown.clone(), shutdown.clone());
+    let authorities = pki.follow_authorities();
     let control = move || {
-        let (clients, settings, stop) = (clients.clone(), settings.clone(), stop.clone());
+        let (clients, mut settings, stop) = (clients.clone(), settings.clone(), stop.clone());
+        let mut authorities = authorities.clone();
         async move {
             if elects {
                 clients.api.registry().adopt_events().await;
@@ -385,17 +435,28 @@ fn start_controllers(
                 "kube-controller-manager" => clients.client("system:kube-controller-manager"),
                 account => clients.as_identity(Identity::service_account("kube-system", account)),
             };
-            controllers::run(client, settings, stop).await;
+            // What they publish of the authorities is theirs from the start, so with others they start again.
+            loop {
+                settings.root_ca = authorities.borrow_and_update().bundle_pem();
+                tokio::select! {
+                    () = controllers::run(client, settings.clone(), stop.clone()) => return,
+                    Ok(()) = authorities.changed() => {}
+                }
+            }
         }
     };
     tasks.spawn(async move { if elects { lead(of_controllers, told, control).await } else { control().await } });
 }
+
+/// The header that tells boards which authorities are trusted; there is none before the first rollover.
+const AUTHORITIES: &str = "bramble-authorities";
 
 /// The front door on the wire: authenticates, then hands to the API.
 pub(crate) struct Front {
     api: Arc<Api>,
     authenticator: Authenticator,
     authorizer: Authorizer,
+    authorities: ClientTrust,
 }
 
 impl Front {
@@ -423,7 +484,15 @@ impl listener::Handler for Front {
         peer: Option<PeerCertificate>,
     ) -> http::Response<Body> {
         match self.authenticator.authenticate(request.headers(), peer.as_ref()).await {
-            Ok(identity) => self.api.handle(identity, request).await,
+            Ok(identity) => {
+                // A board that knows other authorities than these asks for them.
+                let told = self.authorities.digest().filter(|_| identity.name.starts_with("system:node:"));
+                let mut response = self.api.handle(identity, request).await;
+                if let Some(value) = told.and_then(|digest| http::HeaderValue::try_from(digest).ok()) {
+                    response.headers_mut().insert(AUTHORITIES, value);
+                }
+                response
+            }
             Err(error) => {
                 tracing::debug!(%error, "not authenticated");
                 crate::api::refuse(&ApiError::unauthorized())

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bramble_tests::board::Board;
 use bramble_tests::client::Client;
 use bramble_tests::host::plain_binary;
+use bramble_tests::spent::{field, memory, quantiles, row, spent};
 use serde_json::{Value, json};
 
 #[path = "figures/sizes.rs"]
@@ -47,32 +48,6 @@ fn main() {
     }
 }
 
-fn row(name: &str, value: &str) {
-    println!("| {name} | {value} |");
-}
-
-/// One field of a file below `/proc` in its own unit.
-fn field(pid: i32, file: &str, name: &str) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-}
-
-/// CPU milliseconds, voluntary context switches of all threads, bytes written to disks.
-fn spent(pid: i32) -> (u64, u64, u64) {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-    let ticks: u64 = [11, 12].iter().filter_map(|at| fields.get(*at)?.parse::<u64>().ok()).sum();
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let switches = threads.map(|thread| {
-        let text = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        line.and_then(|rest| rest.trim().parse::<u64>().ok()).unwrap_or(0)
-    });
-    // 100 ticks a second on every Linux that Rust runs on.
-    (ticks * 10, switches.sum(), field(pid, "io", "write_bytes"))
-}
-
 /// Files below a folder with the moment of their last change.
 fn changes(folder: &Path, found: &mut BTreeMap<String, SystemTime>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -99,11 +74,8 @@ fn idle(board: &Board, when: &str) {
     changes(&data, &mut after);
     for ((name, pid), before) in daemons.into_iter().zip(before) {
         let spent = spent(pid);
-        let of = |name: &str| field(pid, "smaps_rollup", name) as f64 / 1024.0;
-        row(
-            &format!("{name}, {when}: RSS, PSS, private"),
-            &format!("{:.1}, {:.1}, {:.1} MB", of("Rss"), of("Pss"), of("Private_Dirty") + of("Private_Clean"),),
-        );
+        let [rss, pss, private] = memory(pid);
+        row(&format!("{name}, {when}: RSS, PSS, private"), &format!("{rss:.1}, {pss:.1}, {private:.1} MB"));
         row(
             &format!("{name}, {when}: in {seconds} s"),
             &format!(
@@ -158,12 +130,6 @@ fn first_answer(client: &Client, address: SocketAddr) -> Option<()> {
     let mut text = String::new();
     stream.read_to_string(&mut text).ok()?;
     text.contains("Hello").then_some(())
-}
-
-fn quantiles(times: &mut [Duration]) -> String {
-    times.sort_unstable();
-    let at = |part: usize| times[(times.len() * part / 100).min(times.len() - 1)].as_secs_f64() * 1e3;
-    format!("{:.0} ms, {:.0} ms", at(50), at(99))
 }
 
 /// A watch that is there before the pod is.

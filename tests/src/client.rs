@@ -65,6 +65,19 @@ impl Client {
         Self { netns: PathBuf::from("/run/netns").join(board.netns()), address, config: Arc::new(config) }
     }
 
+    /// One that only makes plain connections ([`Self::reach`]), from inside a network namespace.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn plain(netns: PathBuf) -> Self {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config =
+            builder.expect("TLS 1.2 and 1.3").with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+        Self { netns, address: SocketAddr::from(([127, 0, 0, 1], 6443)), config: Arc::new(config) }
+    }
+
     /// Connects from inside the board's network namespace.
     ///
     /// # Errors

@@ -17,7 +17,8 @@
 //! | `controllers.rs` | several controllers over one etcd; a board with the leader dies |
 //! | `boards.rs` | several boards: joining, pods and Services across links, pulled plugs |
 //! | `trouble.rs` | bad lines, one-way partitions, frozen agents; an outage of most of twenty boards moves nothing |
-//! | `../benches/figures.rs` | nothing: it prints the figures |
+//! | `authority.rs` | keys, certificates and the authority change under a running cluster |
+//! | `../benches/figures.rs`, `boards.rs` | nothing: they print the figures of one board, and of several |
 //! | `../src/bin/boot-test/` | a card's image boots in an emulator, joins, serves, is updated; run by `images/boot-test` |
 //! | `apps.rs` | images, pods, Services with nginx and Redis from Debian packages |
 
@@ -33,3 +34,4 @@ pub mod lan;
 pub mod line;
 pub mod registry;
 pub mod resolver;
+pub mod spent;

@@ -189,7 +189,8 @@ pub(crate) fn controller(options: &Options) -> anyhow::Result<ExitCode> {
         serve::run(settings, end, move |ready| {
             println!("ready; kubeconfig {}", ready.kubeconfig.display());
             if let Some(address) = announced {
-                tokio::spawn(discovery::announce(Announcement { address, pin: ready.pin, node_name }));
+                let announcement = Announcement { address, pins: ready.pins.borrow().clone(), node_name };
+                tokio::spawn(discovery::announce(announcement, ready.pins));
             }
         })
         .await?;

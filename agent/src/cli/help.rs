@@ -12,6 +12,8 @@ bramble - Kubernetes for small boards
   bramble check        say what this machine lacks, each with its cure, and what of the stores is damaged
   bramble token        create [--ttl 24h] [--bundle FILE: to carry to a board] | list | revoke ID
   bramble node         list: the boards' keys | revoke NAME: a board that was stolen | readmit NAME
+  bramble certificate  check | rotate: the controller's keys and certificates, while it runs
+                       rotate-ca: a new authority, the former ones stay trusted until | retire-ca
   bramble snapshot     save FILE | inspect FILE | restore FILE   of the store
                        list | fetch NAME FILE: of those that were taken by the clock
   bramble apply        PATH: manifests into this board's own cluster, a file or a folder

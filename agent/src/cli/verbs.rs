@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Image(ImageVerb),
     /// The controller's store.
     Store(StoreVerb),
+    /// The controller's keys and certificates.
+    Certificate(CertificateVerb),
     /// A container's log, read on the board; none is the board's own.
     Logs(Option<String>),
     /// The two systems of a flashed board.
@@ -144,4 +146,17 @@ pub(crate) enum StoreVerb {
         /// Into etcd.
         to_etcd: bool,
     },
+}
+
+/// `bramble certificate ...`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CertificateVerb {
+    /// What there is, and until when.
+    Check,
+    /// The controller's own, and the key that signs service-account tokens.
+    Rotate,
+    /// A new authority, with the former ones trusted.
+    RotateCa,
+    /// The former authorities are not trusted any more.
+    RetireCa,
 }

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use domain::base::iana::{Class, Rtype};
 use domain::base::message_builder::{AdditionalBuilder, PushError};
 use domain::base::name::ParsedName;
-use domain::base::{Message, MessageBuilder, Name, ParsedRecord, RecordData, ToName, Ttl};
+use domain::base::{CharStr, Message, MessageBuilder, Name, ParsedRecord, RecordData, ToName, Ttl};
+use domain::rdata::rfc1035::TxtBuilder;
 use domain::rdata::{A, AllRecordData, Ptr, Srv, Txt};
 
 use crate::link::Endpoint;
@@ -20,6 +21,8 @@ const TTL_LEGACY: Ttl = Ttl::from_secs(10);
 /// Nobody else has a record of this name (RFC 6762, 10.2).
 const UNIQUE: u16 = 0x8000;
 const PIN: &str = "pin=";
+/// More of them do not go into one packet.
+const PINS_MAX: usize = 8;
 /// More records than this are nonsense.
 const RECORDS_MAX: usize = 128;
 
@@ -30,8 +33,8 @@ type Wire = AllRecordData<Vec<u8>, Name<Vec<u8>>>;
 pub struct Announcement {
     /// Where it is reached.
     pub address: SocketAddr,
-    /// The pin of its authority, `sha256:` and 64 digits.
-    pub pin: String,
+    /// The pins of its authorities, `sha256:` and 64 digits each, the newest first: a board may have slept through the change.
+    pub pins: Vec<String>,
     /// Its node's name.
     pub node_name: String,
 }
@@ -39,10 +42,20 @@ pub struct Announcement {
 impl Announcement {
     /// The host's own name, which no other cluster's controller has.
     fn label(&self) -> String {
-        let of_cluster: String = self.pin.trim_start_matches("sha256:").chars().take(8).collect();
+        let pin = self.pins.first().map(String::as_str).unwrap_or_default();
+        let of_cluster: String = pin.trim_start_matches("sha256:").chars().take(8).collect();
         // A name has labels of at most 63 bytes.
         let node: String = self.node_name.chars().filter(|one| one.is_ascii_alphanumeric() || *one == '-').collect();
         format!("{}-{of_cluster}", &node[..node.len().min(54)])
+    }
+
+    fn txt(&self) -> Option<Txt<Vec<u8>>> {
+        let mut builder = TxtBuilder::<Vec<u8>>::new();
+        for pin in self.pins.iter().take(PINS_MAX) {
+            let one = CharStr::<Vec<u8>>::from_octets(format!("{PIN}{pin}").into_bytes()).ok()?;
+            builder.append_charstr(&one).ok()?;
+        }
+        builder.finish().ok()
     }
 
     fn records(&self) -> Vec<(String, bool, Wire)> {
@@ -53,7 +66,7 @@ impl Announcement {
             (SERVICE.to_owned(), false, parse(&instance).map(|name| Ptr::new(name).into())),
             (SERVICES.to_owned(), false, parse(SERVICE).map(|name| Ptr::new(name).into())),
             (instance.clone(), true, parse(&host).map(|name| Srv::new(0, 0, self.address.port(), name).into())),
-            (instance, true, Txt::build_from_slice(format!("{PIN}{}", self.pin).as_bytes()).ok().map(Into::into)),
+            (instance, true, self.txt().map(Into::into)),
             (host, true, v4(self.address.ip()).map(|ip| A::new(ip).into())),
         ];
         records.into_iter().filter_map(|(name, unique, data)| Some((name, unique, data?))).collect()
@@ -145,7 +158,7 @@ pub(super) fn query() -> Vec<u8> {
 pub(super) struct Found {
     ip: Ipv4Addr,
     port: u16,
-    pub(super) pin: String,
+    pub(super) pins: Vec<String>,
 }
 
 impl Found {
@@ -170,17 +183,18 @@ pub(super) fn parse(bytes: &[u8]) -> Vec<Found> {
                 services.push((name, srv.port(), text(srv.target())));
             }
             Some(AllRecordData::Txt(txt)) if name.ends_with(&suffix) => {
-                let pin = txt.iter().find_map(|part| std::str::from_utf8(part).ok()?.strip_prefix(PIN));
-                pins.extend(pin.map(|pin| (name, pin.to_owned())));
+                let all = txt.iter().filter_map(|part| std::str::from_utf8(part).ok()?.strip_prefix(PIN));
+                let all: Vec<String> = all.take(PINS_MAX).map(str::to_owned).collect();
+                pins.extend(Some((name, all)).filter(|(_, all)| !all.is_empty()));
             }
             Some(AllRecordData::A(a)) => addresses.push((name, a.addr())),
             _ => {}
         }
     }
     let of = |(name, port, host): (String, u16, String)| {
-        let pin = pins.iter().find(|(owner, _)| *owner == name).map(|(_, pin)| pin.clone());
+        let pins = pins.iter().find(|(owner, _)| *owner == name).map(|(_, pins)| pins.clone());
         let ip = addresses.iter().find(|(owner, _)| *owner == host).map(|(_, ip)| *ip);
-        Some(Found { ip: ip?, port, pin: pin? })
+        Some(Found { ip: ip?, port, pins: pins? })
     };
     services.into_iter().filter_map(of).collect()
 }
@@ -194,8 +208,8 @@ mod tests {
     use super::*;
 
     fn controller() -> Announcement {
-        let pin = format!("sha256:{}", "ab".repeat(32));
-        Announcement { address: "10.0.0.1:6443".parse().unwrap(), pin, node_name: "pi-1".into() }
+        let pins = ["ab", "cd"].map(|two| format!("sha256:{}", two.repeat(32))).to_vec();
+        Announcement { address: "10.0.0.1:6443".parse().unwrap(), pins, node_name: "pi-1".into() }
     }
 
     fn question(name: &str, rtype: Rtype) -> Vec<u8> {
@@ -211,7 +225,7 @@ mod tests {
         for legacy in [true, false] {
             let answer = one.answer(&query(), legacy).unwrap();
             let found = parse(&answer);
-            assert_eq!(found, [Found { ip: Ipv4Addr::new(10, 0, 0, 1), port: 6443, pin: one.pin.clone() }]);
+            assert_eq!(found, [Found { ip: Ipv4Addr::new(10, 0, 0, 1), port: 6443, pins: one.pins.clone() }]);
             assert_eq!(found[0].endpoint().authority(), "10.0.0.1:6443");
         }
     }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::certificate::Kept;
-use super::{JoinError, Joined, ServingNames, files, request};
+use super::{Authorities, JoinError, Joined, ServingNames, files, request};
 use crate::link::backoff::Backoff;
 use crate::link::{Clock, Link, Trust};
 
@@ -30,6 +30,8 @@ pub struct Rotation {
     pub clock: Arc<Clock>,
     /// The API client.
     pub link: Link,
+    /// The authorities that this board trusts; what others signed is renewed when they change.
+    pub authorities: watch::Receiver<Authorities>,
 }
 
 impl Rotation {
@@ -51,9 +53,11 @@ impl Rotation {
 }
 
 impl Rotation {
-    /// The same, but never soon: what was just signed is not signed again, whatever the dates say.
-    async fn due_again(&self, kept: &Kept) {
-        tokio::time::sleep(LEAST_INTERVAL).await;
+    /// The same, but what was just signed is not signed again soon, whatever the dates say: no signer is asked in a tight loop.
+    async fn due_after(&self, kept: &Kept, just_signed: bool) {
+        if just_signed {
+            tokio::time::sleep(LEAST_INTERVAL).await;
+        }
         self.due(kept).await;
     }
 }
@@ -62,24 +66,35 @@ fn retries() -> Backoff {
     Backoff::new(Duration::from_secs(2), Duration::from_secs(300))
 }
 
-/// Renews the client certificate for ever.
+/// Renews the client certificate for ever: when it grows old and when the cluster's authorities change.
 pub async fn rotate_client(rotation: Rotation, joined: Joined) {
     let mut kept = joined.client.clone();
+    let mut authorities = rotation.authorities.clone();
     let mut backoff = retries();
+    let show = |kept: &Kept| {
+        let trust = Trust::Pinned(rotation.authorities.borrow().clone());
+        if let Err(error) = joined.connection.replace(&trust, kept.identity()) {
+            warn!(%error, "the new credentials");
+        }
+    };
+    let (mut renewed_here, mut of_former) = (false, false);
     loop {
-        rotation.due(&kept).await;
+        if !of_former {
+            tokio::select! {
+                () = rotation.due_after(&kept, renewed_here) => {}
+                Ok(()) = authorities.changed() => of_former = true,
+            }
+        }
+        if of_former {
+            authorities.mark_unchanged();
+            show(&kept);
+        }
         match renew_client(&rotation, &kept).await {
             Ok(renewed) => {
-                if let Err(error) =
-                    joined.connection.replace(&Trust::Pinned(joined.authority.clone()), renewed.identity())
-                {
-                    warn!(%error, "the renewed client certificate");
-                }
+                show(&renewed);
                 info!(until = %renewed.until(), "renewed the client certificate");
-                kept = renewed;
+                (kept, renewed_here, of_former) = (renewed, true, false);
                 backoff.reset();
-                // Whatever the dates say, a signer is not asked in a tight loop.
-                tokio::time::sleep(LEAST_INTERVAL).await;
             }
             Err(error) => {
                 warn!(%error, "renewing the client certificate");
@@ -111,13 +126,15 @@ pub async fn rotate_serving(
     if let Some(kept) = &kept {
         serving.send_replace(Some(kept.clone()));
     }
-    let mut backoff = retries();
+    let mut authorities = rotation.authorities.clone();
+    let (mut backoff, mut of_former) = (retries(), false);
     loop {
         let wanted = names.borrow_and_update().clone();
-        if let Some(kept) = kept.as_ref().filter(|kept| kept.covers(&wanted)) {
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.covers(&wanted) && !of_former) {
             tokio::select! {
-                () = rotation.due_again(kept) => {}
+                () = rotation.due_after(kept, true) => {}
                 Ok(()) = names.changed() => continue,
+                Ok(()) = authorities.changed() => of_former = true,
             }
         }
         if wanted == ServingNames::default() {
@@ -131,6 +148,7 @@ pub async fn rotate_serving(
                 info!(until = %renewed.until(), "serving certificate");
                 serving.send_replace(Some(renewed.clone()));
                 kept = Some(renewed);
+                of_former = false;
                 backoff.reset();
             }
             Err(error) => {

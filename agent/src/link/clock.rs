@@ -3,7 +3,8 @@
 //! Authenticated time is what a verified API server says in its `Date` header, carried forward by the monotonic
 //! clock. Boards without a real-time clock start in 1970: until authenticated time exists, certificates are checked
 //! by chain and name, not by date. A local clock that runs ahead expires nothing, and neither does a moment that was
-//! authenticated once and taken back later: the last word counts.
+//! authenticated once and taken back later: the last word counts. Because nobody can take a word back whose certificate is
+//! not believed, a server may still show one that was good by the time before the word.
 //!
 //! It is kept in a file, so that a board that starts without its controller tells people no earlier time than it ever
 //! knew. On a flashed board, which has no other daemon for it, the system's clock is set by it too.
@@ -18,6 +19,10 @@ use rustix::time::{ClockId, Timespec, clock_settime};
 
 /// The file is written when so much has passed since: a card shall not wear out for it.
 const KEEP_EVERY_S: u64 = 24 * 3600;
+/// A word that leads further from what was known is remembered with what was known: it may be taken back.
+const JUMP_S: u64 = 24 * 3600;
+/// No board is older, 2026-01-01.
+const FLOOR_S: u64 = 1_767_225_600;
 /// A system's clock that is further off is set. A `Date` header has whole seconds, and some way behind it.
 const STEP_S: u64 = 5;
 
@@ -25,6 +30,8 @@ const STEP_S: u64 = 5;
 #[derive(Debug, Default)]
 pub struct Clock {
     authenticated: Mutex<Option<(u64, Instant)>>,
+    /// What it was by what was known before a word that led far ahead.
+    before_jump: Mutex<Option<(u64, Instant)>>,
     /// The last authenticated moment of earlier runs, in Unix seconds.
     floor_s: u64,
     keeper: Option<Keeper>,
@@ -42,11 +49,15 @@ impl Clock {
     #[must_use]
     pub fn kept(path: PathBuf, steps: bool) -> Self {
         let floor_s = kept_seconds(&path).unwrap_or_default();
-        Self { authenticated: Mutex::default(), floor_s, keeper: Some(Keeper { path, kept_s: floor_s.into(), steps }) }
+        Self { floor_s, keeper: Some(Keeper { path, kept_s: floor_s.into(), steps }), ..Self::default() }
     }
 
     /// Notes what a verified server said.
     pub fn authenticate(&self, unix_s: u64) {
+        let known_s = self.trusted_s().unwrap_or(self.floor_s.max(FLOOR_S));
+        if unix_s > known_s + JUMP_S {
+            *self.before_jump.lock().unwrap_or_else(PoisonError::into_inner) = Some((known_s, Instant::now()));
+        }
         *self.authenticated.lock().unwrap_or_else(PoisonError::into_inner) = Some((unix_s, Instant::now()));
         if let Some(keeper) = &self.keeper {
             keeper.take(unix_s);
@@ -57,6 +68,13 @@ impl Clock {
     #[must_use]
     pub fn trusted_s(&self) -> Option<u64> {
         let known = *self.authenticated.lock().unwrap_or_else(PoisonError::into_inner);
+        known.map(|(unix_s, at)| unix_s + at.elapsed().as_secs())
+    }
+
+    /// What it would be if the last word that led far ahead had not been said.
+    #[must_use]
+    pub fn before_jump_s(&self) -> Option<u64> {
+        let known = *self.before_jump.lock().unwrap_or_else(PoisonError::into_inner);
         known.map(|(unix_s, at)| unix_s + at.elapsed().as_secs())
     }
 
@@ -108,6 +126,7 @@ mod tests {
         clock.authenticate(4_000_000_000);
         assert!(clock.trusted_s().unwrap() >= 4_000_000_000);
         assert!(clock.now_ms() >= 4_000_000_000_000);
+        assert!((FLOOR_S..FLOOR_S + 60).contains(&clock.before_jump_s().unwrap()), "the word may be taken back");
     }
 
     #[test]

@@ -33,6 +33,11 @@ const NEXT_TIMEOUT: Duration = Duration::from_secs(4);
 const NEXT_PING_INTERVAL: Duration = Duration::from_secs(10);
 const NEXT_PING_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What the server trusts, told to boards once its authority was ever rolled over.
+const AUTHORITIES: &str = "bramble-authorities";
+/// A longer value is no digest.
+const AUTHORITIES_BYTES_MAX: usize = 64;
+
 /// Pings find a peer that vanished without a word; upstream's 30 s and 15 s.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
@@ -133,6 +138,7 @@ pub struct Connection {
     credentials: Lock<Credentials>,
     current: Mutex<Current>,
     connected: watch::Sender<u64>,
+    authorities: watch::Sender<Option<String>>,
 }
 
 #[derive(Clone)]
@@ -169,6 +175,7 @@ impl Connection {
             credentials: Lock::new(credentials),
             current: Mutex::new(current),
             connected: watch::Sender::new(0),
+            authorities: watch::Sender::new(None),
         })
     }
 
@@ -272,6 +279,23 @@ impl Connection {
         }
     }
 
+    /// What the server last told of the authorities that its cluster trusts: a digest of them.
+    #[must_use]
+    pub fn authorities(&self) -> watch::Receiver<Option<String>> {
+        self.authorities.subscribe()
+    }
+
+    fn note_authorities(&self, value: Option<&HeaderValue>) {
+        let told = value.and_then(|value| value.to_str().ok()).filter(|told| told.len() <= AUTHORITIES_BYTES_MAX);
+        let Some(told) = told else { return };
+        self.authorities.send_if_modified(|known| {
+            known.as_deref() != Some(told) && {
+                *known = Some(told.to_owned());
+                true
+            }
+        });
+    }
+
     fn note_date(&self, value: Option<&HeaderValue>) {
         if let Some(unix_s) = value.and_then(|value| value.to_str().ok()).and_then(http_date) {
             self.clock.authenticate(unix_s);
@@ -298,6 +322,7 @@ impl Transport for Connection {
             request.headers_mut().insert(header::USER_AGENT, user_agent);
             let answer = sender.send_request(request).await.map_err(|error| LinkError::Unreachable(chain(&error)))?;
             self.note_date(answer.headers().get(header::DATE));
+            self.note_authorities(answer.headers().get(AUTHORITIES));
             if matches!(answer.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT) {
                 self.leave().await;
             }

@@ -49,7 +49,8 @@ pub fn spki_pin(certificate: &CertificateDer<'_>) -> Option<String> {
     Some(format!("sha256:{hex}"))
 }
 
-/// Checks chain and name against the pinned authorities, and dates by trusted time when there is any.
+/// Checks chain and name against the pinned authorities, and dates by trusted time when there is any; a word on the time
+/// that led far ahead does not shut out who could take it back.
 #[derive(Debug)]
 pub(crate) struct PinnedVerifier {
     chain: Arc<WebPkiServerVerifier>,
@@ -97,8 +98,16 @@ impl ServerCertVerifier for PinnedVerifier {
         ocsp_response: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let now = self.moment(end_entity);
-        self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        let at = |now| self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        let judged = at(self.moment(end_entity));
+        let expired = matches!(
+            judged,
+            Err(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }))
+        );
+        match self.clock.before_jump_s() {
+            Some(seconds) if expired => at(UnixTime::since_unix_epoch(Duration::from_secs(seconds))),
+            _ => judged,
+        }
     }
 
     fn verify_tls12_signature(
@@ -180,5 +189,44 @@ impl ServerCertVerifier for LookingVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+
+    use super::*;
+
+    /// 2026-06-01, 2032-01-01 and 2040-01-01.
+    const AT_2026: u64 = 1_780_272_000;
+    const AT_2032: u64 = 1_956_528_000;
+    const AT_2040: u64 = 2_208_988_800;
+
+    #[test]
+    fn a_visit_to_2040_does_not_shut_out_the_controller() {
+        let authority_key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        (params.not_before, params.not_after) = (date_time_ymd(1970, 1, 2), date_time_ymd(2076, 1, 1));
+        let authority = params.self_signed(&authority_key).unwrap();
+        let issuer = Issuer::new(params, authority_key);
+        let mut params = CertificateParams::new(vec!["pi-1".to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(1970, 1, 2), date_time_ymd(2036, 1, 1));
+        let leaf = params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap();
+        let holds = |clock: Clock| {
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let verifier = PinnedVerifier::new(&[authority.der().clone()], Arc::new(clock), provider).unwrap();
+            let name = ServerName::try_from("pi-1").unwrap();
+            verifier.verify_server_cert(leaf.der(), &[], &name, &[], UnixTime::now()).is_ok()
+        };
+        let told = |words: &[u64]| {
+            let clock = Clock::default();
+            words.iter().for_each(|word| clock.authenticate(*word));
+            clock
+        };
+        assert!(holds(told(&[])) && holds(told(&[AT_2026])) && holds(told(&[AT_2026, AT_2032])));
+        assert!(holds(told(&[AT_2040])) && holds(told(&[AT_2026, AT_2040])), "it may be a visit");
+        assert!(!holds(told(&[AT_2040, AT_2040 + 10 * 86_400])), "it is that late by what was known before, too");
     }
 }

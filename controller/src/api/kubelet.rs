@@ -15,6 +15,7 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 
 use super::websocket::{self, Messages};
@@ -31,15 +32,15 @@ const REFUSAL_BYTES: usize = 2048;
 /// Headers that concern one connection only.
 const HOP: [&str; 6] = ["connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "authorization"];
 
-/// How kubelets are reached: our client certificate, their certificates by our authority.
+/// How kubelets are reached: our client certificate, their certificates by our authorities, as they are at the moment.
 #[derive(Clone)]
 pub struct Kubelets {
-    tls: Arc<rustls::ClientConfig>,
+    tls: watch::Receiver<Arc<rustls::ClientConfig>>,
 }
 
 impl Kubelets {
     /// With this client configuration.
-    pub fn new(tls: Arc<rustls::ClientConfig>) -> Self {
+    pub fn new(tls: watch::Receiver<Arc<rustls::ClientConfig>>) -> Self {
         Self { tls }
     }
 
@@ -57,8 +58,8 @@ impl Kubelets {
         })?;
         stream.set_nodelay(true).map_err(|error| failed(&error))?;
         let name = ServerName::try_from(host.clone()).map_err(|error| failed(&error))?;
-        let stream =
-            TlsConnector::from(self.tls.clone()).connect(name, stream).await.map_err(|error| failed(&error))?;
+        let tls = self.tls.borrow().clone();
+        let stream = TlsConnector::from(tls).connect(name, stream).await.map_err(|error| failed(&error))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
         // Ends with its one exchange: when the answer is read, or the tunnel closes.
         tokio::spawn(connection.with_upgrades());

@@ -23,7 +23,7 @@ async fn world() -> World {
     let store = Store::open(Config::memory()).unwrap();
     let tokens = Tokens::new(&pki, "cluster.local");
     let authenticator =
-        Authenticator::new(store.clone(), pki.client_trust().unwrap(), tokens, || Duration::from_secs(NOW as u64));
+        Authenticator::new(store.clone(), pki.client_trust(), tokens, || Duration::from_secs(NOW as u64));
     let world = World { _dir: dir, pki, store, authenticator };
     world.put("serviceaccounts/blue/bot", json!({"metadata": {"uid": "s1"}})).await;
     world.put("nodes/pi-1", json!({"metadata": {"uid": "n1"}})).await;
@@ -171,7 +171,7 @@ async fn a_bootstrap_token_admits_a_board() {
 async fn certificates_come_first_and_can_be_revoked() {
     let world = world().await;
     let key = crate::pki::key::Key::generate().unwrap();
-    let der = world.pki.authority.client("ann", &["dev"], &key, NOW + 10).unwrap();
+    let der = world.pki.authorities().newest.client("ann", &["dev"], &key, NOW + 10).unwrap();
     let peer = PeerCertificate::new(vec![CertificateDer::from(der)]);
     let none = HeaderMap::new();
     let identity = world.authenticator.authenticate(&none, Some(&peer)).await.unwrap();
@@ -195,7 +195,7 @@ async fn a_board_that_slept_for_years_may_renew_and_nothing_else() {
     let key = crate::pki::key::Key::generate().unwrap();
     let (none, years) = (HeaderMap::new(), 5 * 365 * 86_400);
     let peer = |name: &str, groups: &[&str]| {
-        let der = world.pki.authority.client(name, groups, &key, NOW - years).unwrap();
+        let der = world.pki.authorities().newest.client(name, groups, &key, NOW - years).unwrap();
         PeerCertificate::new(vec![CertificateDer::from(der)])
     };
     let board = peer("system:node:pi-1", &["system:nodes"]);
@@ -212,7 +212,7 @@ async fn a_board_that_slept_for_years_may_renew_and_nothing_else() {
 async fn who_is_shut_out_is_refused_and_its_connection_ends() {
     let world = world().await;
     let key = crate::pki::key::Key::generate().unwrap();
-    let der = world.pki.authority.client("system:node:pi-1", &["system:nodes"], &key, NOW + 10).unwrap();
+    let der = world.pki.authorities().newest.client("system:node:pi-1", &["system:nodes"], &key, NOW + 10).unwrap();
     let peer = PeerCertificate::new(vec![CertificateDer::from(der)]);
     world.authenticator.follow(&world.store).await.unwrap();
     let none = HeaderMap::new();

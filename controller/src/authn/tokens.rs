@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::claims::{Claims, LEGACY_ISSUER};
 use crate::pki::key::{Key, hex, random};
@@ -40,7 +41,8 @@ impl fmt::Debug for Secret {
 /// Issues and verifies service-account tokens. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Tokens {
-    keys: Arc<[Arc<Key>]>,
+    /// Newest first; they change while the server runs.
+    keys: watch::Receiver<Arc<[Arc<Key>]>>,
     issuer: Arc<str>,
 }
 
@@ -62,7 +64,7 @@ impl Tokens {
     /// With the service-account keys of the authority; the issuer is `https://kubernetes.default.svc.<cluster domain>`.
     pub fn new(pki: &Pki, cluster_domain: &str) -> Tokens {
         let issuer = format!("https://kubernetes.default.svc.{cluster_domain}");
-        Tokens { keys: pki.token_keys.clone().into(), issuer: issuer.into() }
+        Tokens { keys: pki.follow_token_keys(), issuer: issuer.into() }
     }
 
     /// `iss`, and the audience of the API server itself.
@@ -90,7 +92,8 @@ impl Tokens {
     }
 
     fn sign(&self, claims: &Claims) -> Result<Secret, PkiError> {
-        let key = self.keys.first().ok_or_else(|| PkiError::Key("there is no service-account key".into()))?;
+        let keys = self.keys.borrow().clone();
+        let key = keys.first().ok_or_else(|| PkiError::Key("there is no service-account key".into()))?;
         let encode = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
         let header = json!({"alg": "ES256", "kid": key.id()});
         let message = format!("{}.{}", encode(header), encode(claims.to_json()));
@@ -123,7 +126,8 @@ impl Tokens {
         let kid = header.get("kid").and_then(Value::as_str);
         let signature = decode(signature)?;
         let message = &token.as_bytes()[..token.rfind('.').unwrap_or_default()];
-        let signed = self.keys.iter().filter(|key| kid.is_none_or(|kid| key.id() == kid)).any(|key| {
+        let keys = self.keys.borrow().clone();
+        let signed = keys.iter().filter(|key| kid.is_none_or(|kid| key.id() == kid)).any(|key| {
             UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key.point()).verify(message, &signature).is_ok()
         });
         if !signed {
@@ -136,7 +140,8 @@ impl Tokens {
 
     /// `/openid/v1/jwks`: the public keys that verify.
     pub fn jwks(&self) -> Value {
-        let keys = self.keys.iter().map(|key| {
+        let keys = self.keys.borrow().clone();
+        let keys = keys.iter().map(|key| {
             // An uncompressed point is 0x04, x, y.
             let (x, y) = key.point()[1..].split_at(32);
             json!({"use": "sig", "kty": "EC", "kid": key.id(), "crv": "P-256", "alg": "ES256",
@@ -165,6 +170,7 @@ fn uuid(mut bytes: [u8; 16]) -> String {
 mod tests {
     use super::super::claims::Reference;
     use super::*;
+    use crate::pki::Renewal;
     use crate::pki::tests::Dir;
 
     const NOW: i64 = 1_800_000_000;
@@ -239,14 +245,17 @@ mod tests {
     #[test]
     fn tokens_of_a_former_key_still_hold_after_rotation() {
         let dir = Dir::new("rotation");
-        let before = Pki::open(&dir.0, NOW).unwrap();
-        let old = Tokens::new(&before, "cluster.local").issue(claims()).unwrap();
-        before.add_token_key().unwrap();
-        let tokens = Tokens::new(&Pki::open(&dir.0, NOW).unwrap(), "cluster.local");
-        assert!(tokens.verify(old.reveal(), NOW).is_ok());
-        let new = tokens.issue(claims()).unwrap();
-        assert!(verified_by_published_keys(new.reveal(), &tokens.jwks()));
-        let header = |token: &Secret| token.reveal().split('.').next().unwrap().to_owned();
-        assert_ne!(header(&old), header(&new));
+        let pki = Pki::open(&dir.0, NOW).unwrap();
+        let tokens = Tokens::new(&pki, "cluster.local");
+        let old = tokens.issue(claims()).unwrap();
+        pki.take(&pki.renewed(Renewal::Leaves, NOW).unwrap(), NOW).unwrap();
+        let next_run = Tokens::new(&Pki::open(&dir.0, NOW).unwrap(), "cluster.local");
+        for tokens in [tokens, next_run] {
+            assert!(tokens.verify(old.reveal(), NOW).is_ok());
+            let new = tokens.issue(claims()).unwrap();
+            assert!(verified_by_published_keys(new.reveal(), &tokens.jwks()));
+            let header = |token: &Secret| token.reveal().split('.').next().unwrap().to_owned();
+            assert_ne!(header(&old), header(&new));
+        }
     }
 }

@@ -261,7 +261,14 @@ impl Hands {
             },
         });
         self.edit(key, None, (uid, None), |secret| {
+            // A token that is there is in somebody's hands: only what is beside it changes.
+            let held =
+                secret.pointer("/data/token").filter(|token| token.as_str().is_some_and(|text| !text.is_empty()));
+            let held = held.cloned();
             merge(secret, &patch);
+            if let Some(held) = held {
+                secret["data"]["token"] = held;
+            }
             Ok(())
         })
         .await

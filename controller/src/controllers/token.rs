@@ -1,8 +1,12 @@
 //! Pure: Secrets of type `kubernetes.io/service-account-token` hold a token of their account, and go with it.
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::Value;
+
 use super::kind::KindId;
 use super::plan::{Action, Context, Controller, Plan};
-use super::text::str_at;
+use super::text::{digest, str_at};
 use super::view::meta::Uid;
 use super::view::policy::{Policy, What};
 use super::view::{Change, Key, Projected, View};
@@ -36,14 +40,17 @@ fn plan(view: &View, key: &Key, context: &Context) -> Plan {
     let Some(secret) = view.as_policy(key).filter(|secret| secret.meta.deleted.is_none()) else {
         return Plan::default();
     };
-    let What::TokenSecret { account, account_uid, complete } = &secret.what else { return Plan::default() };
+    let What::TokenSecret { account, account_uid, complete, authorities } = &secret.what else {
+        return Plan::default();
+    };
     if account.is_empty() {
         return Plan::default();
     }
     let account_key = Key { kind: KindId::SERVICE_ACCOUNTS, namespace: key.namespace.clone(), name: account.clone() };
     match view.as_policy(&account_key).map(|account| account.meta.uid) {
         Some(uid) if account_uid.is_none_or(|known| known == uid) => {
-            if *complete && account_uid.is_some() {
+            let published = BASE64_STANDARD.encode(&context.options.root_ca);
+            if *complete && account_uid.is_some() && *authorities == digest(&Value::String(published)) {
                 return Plan::default();
             }
             let account = account.clone();
@@ -84,6 +91,9 @@ mod tests {
         world.settle();
         assert_eq!(world.objects[&secret]["data"]["token"], "t");
         assert_eq!(world.actions, 1);
+        world.change(&secret, json!({ "data": { "ca.crt": "a former one" } }));
+        world.settle();
+        assert_eq!(world.objects[&secret]["data"]["ca.crt"], "Q0E=", "it follows the authorities");
         world.remove(&account);
         world.settle();
         assert!(!world.objects.contains_key(&secret));

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
 use super::Options;
@@ -301,7 +303,7 @@ impl World {
                 &key,
                 json!({
                     "metadata": { "annotations": { "kubernetes.io/service-account.uid": account_uid.to_string() } },
-                    "data": { "token": "t", "ca.crt": "c", "namespace": "n" },
+                    "data": { "token": "t", "ca.crt": BASE64_STANDARD.encode("CA"), "namespace": "n" },
                 }),
             ),
         }

@@ -1,6 +1,4 @@
-//! Shell: the cluster's certificate authority: made once, kept under `<data dir>/pki`, signs everything.
-
-use std::path::Path;
+//! Shell: one certificate authority: its key, its certificate, and what it signs.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -13,7 +11,7 @@ use x509_parser::prelude::FromDer;
 use super::certificate::{ALWAYS, AltName, CERTIFICATE_SIGNING, DIGITAL_SIGNATURE, Profile, Purpose, signed};
 use super::key::{Key, hex, pem, random, sha256};
 use super::request::Request;
-use super::{PkiError, TIME_FLOOR, approval, der, files, signer};
+use super::{PkiError, TIME_FLOOR, approval, der, signer};
 
 /// How long the authority lives: longer than the boards.
 const AUTHORITY_S: i64 = 50 * 365 * 86_400;
@@ -33,23 +31,14 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// The authority in `ca.crt` and `ca.key` of a directory, made if there is none. `now` is seconds since 1970.
-    pub fn open(dir: &Path, now: i64) -> Result<Authority, PkiError> {
-        files::private_dir(dir)?;
-        let (certificate_path, key_path) = (dir.join("ca.crt"), dir.join("ca.key"));
-        let stored = files::read(&certificate_path)?;
-        if stored.is_some() && !key_path.exists() {
-            return Err(PkiError::Key(format!("{} is there, its key is not", certificate_path.display())));
-        }
-        let key = Key::load_or_create(&key_path)?;
-        match stored {
-            Some(text) => Authority::from_parts(key, &text),
-            None => {
-                let authority = Authority::self_signed(key, now)?;
-                files::write_public(&certificate_path, authority.pem.as_bytes())?;
-                Ok(authority)
-            }
-        }
+    /// A new authority. `now` is seconds since 1970.
+    pub(super) fn make(now: i64) -> Result<Authority, PkiError> {
+        Authority::self_signed(Key::generate()?, now)
+    }
+
+    /// From PEM: its key and its certificate.
+    pub(super) fn from_pem(key: &str, certificate: &str) -> Result<Authority, PkiError> {
+        Authority::from_parts(Key::from_pem(key.as_bytes())?, certificate.as_bytes())
     }
 
     fn self_signed(key: Key, now: i64) -> Result<Authority, PkiError> {
@@ -89,6 +78,31 @@ impl Authority {
         Ok(Authority { key, certificate, pem: text, subject, key_id, not_after })
     }
 
+    /// The key as PEM. A secret.
+    pub(super) fn key_pem(&self) -> String {
+        self.key.to_pem()
+    }
+
+    /// Another authority's certificate as this one signs it: what trusts this one trusts that one. DER.
+    pub(super) fn signs(&self, other: &Authority) -> Result<Vec<u8>, PkiError> {
+        let profile = Profile {
+            issuer: self.subject.clone(),
+            subject: other.subject.clone(),
+            public_key: other.key.public_key(),
+            serial: serial()?,
+            not_before: ALWAYS,
+            not_after: self.not_after,
+            authority: true,
+            key_usage: CERTIFICATE_SIGNING | DIGITAL_SIGNATURE,
+            purposes: Vec::new(),
+            alt_names: Vec::new(),
+            subject_key_id: other.key_id.clone(),
+            authority_key_id: self.key_id.clone(),
+        };
+        let to_be_signed = profile.to_be_signed();
+        Ok(signed(&to_be_signed, &self.key.sign_asn1(&to_be_signed)?))
+    }
+
     /// The certificate as PEM, public.
     pub fn certificate_pem(&self) -> &str {
         &self.pem
@@ -99,14 +113,9 @@ impl Authority {
         &self.certificate
     }
 
-    /// The DER Name, as the hint of which client certificates we know.
-    pub(crate) fn subject(&self) -> &[u8] {
-        &self.subject
-    }
-
     /// The pin that a joining board is given: `sha256:<hex of the SHA-256 of the SubjectPublicKeyInfo>`, as kubeadm's.
     pub fn pin(&self) -> String {
-        format!("sha256:{}", hex(&sha256(&self.key.public_key())))
+        pin_of_key(&self.key.public_key())
     }
 
     /// A client certificate for a key of ours.
@@ -197,6 +206,16 @@ impl Authority {
         let to_be_signed = profile.to_be_signed();
         Ok(signed(&to_be_signed, &self.key.sign_asn1(&to_be_signed)?))
     }
+}
+
+fn pin_of_key(public_key: &[u8]) -> String {
+    format!("sha256:{}", hex(&sha256(public_key)))
+}
+
+/// The pin of a certificate's key.
+pub(super) fn pin_of(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    Some(pin_of_key(parsed.public_key().raw))
 }
 
 /// A positive serial of 126 random bits.

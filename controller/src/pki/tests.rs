@@ -38,7 +38,7 @@ fn names(address: [u8; 4]) -> ServingNames {
 
 fn client_config(pki: &Pki, identity: Option<(Vec<u8>, Vec<u8>)>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
-    roots.add(pki.authority.certificate().clone()).unwrap();
+    roots.add(pki.authorities().newest.certificate().clone()).unwrap();
     let builder = ClientConfig::builder_with_provider(tls::provider())
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -104,8 +104,8 @@ fn a_new_address_is_served_without_a_restart() {
     let dir = Dir::new("reload");
     let pki = Pki::open(&dir.0, NOW).unwrap();
     let config = pki.server_config(&names([192, 0, 2, 7]), NOW).unwrap();
-    assert!(!pki.serving.ensure(&pki.authority, &names([192, 0, 2, 7]), NOW).unwrap());
-    assert!(pki.serving.ensure(&pki.authority, &names([192, 0, 2, 8]), NOW).unwrap());
+    assert!(!pki.serving.ensure(&pki.authorities(), &names([192, 0, 2, 7]), NOW).unwrap());
+    assert!(pki.serving.ensure(&pki.authorities(), &names([192, 0, 2, 8]), NOW).unwrap());
     assert!(handshake(&config, client_config(&pki, None), "192.0.2.8").is_ok());
     assert!(handshake(&config, client_config(&pki, None), "192.0.2.7").is_err());
 }
@@ -115,12 +115,12 @@ fn what_was_made_is_found_again_and_private() {
     let dir = Dir::new("again");
     let first = Pki::open(&dir.0, NOW).unwrap();
     first.server_config(&names([192, 0, 2, 7]), NOW).unwrap();
-    first.add_token_key().unwrap();
+    first.take(&first.renewed(Renewal::Leaves, NOW).unwrap(), NOW).unwrap();
     let second = Pki::open(&dir.0, NOW).unwrap();
-    assert_eq!(first.authority.pin(), second.authority.pin());
-    assert_eq!(second.token_keys.len(), 2);
-    assert_eq!(second.token_keys[1].id(), first.token_keys[0].id());
-    assert!(!second.serving.ensure(&second.authority, &names([192, 0, 2, 7]), NOW).unwrap());
+    assert_eq!(first.authorities().pins(), second.authorities().pins());
+    let ids = |pki: &Pki| pki.token_keys.borrow().iter().map(|key| key.id()).collect::<Vec<_>>();
+    assert_eq!((ids(&second).len(), ids(&second)), (2, ids(&first)));
+    assert!(!second.serving.ensure(&second.authorities(), &names([192, 0, 2, 7]), NOW).unwrap());
     for name in ["ca.key", "serving.key", "service-account/0001.key"] {
         let mode = std::fs::metadata(dir.0.join("pki").join(name)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
@@ -136,8 +136,8 @@ fn a_certificate_of_1970_works_today_and_the_other_way_round() {
     let config = pki.server_config(&names([192, 0, 2, 7]), 5).unwrap();
     assert!(handshake(&config, client_config(&pki, None), "pi-1").is_ok());
     let key = Key::generate().unwrap();
-    let made_late = CertificateDer::from(pki.authority.client("ann", &[], &key, NOW).unwrap());
-    assert!(pki.client_trust().unwrap().judge(&[made_late], 5).is_ok());
+    let made_late = CertificateDer::from(pki.authorities().newest.client("ann", &[], &key, NOW).unwrap());
+    assert!(pki.authorities().judge(&[made_late], 5).is_ok());
 }
 
 #[test]
@@ -145,9 +145,9 @@ fn clients_are_judged_after_the_handshake() {
     let dir = Dir::new("clients");
     let pki = Pki::open(&dir.0, NOW).unwrap();
     let config = pki.server_config(&names([192, 0, 2, 7]), NOW).unwrap();
-    let trust = pki.client_trust().unwrap();
+    let trust = pki.authorities();
     let key = Key::generate().unwrap();
-    let good = pki.authority.client("ann", &["dev", "ops"], &key, NOW + 1000).unwrap();
+    let good = pki.authorities().newest.client("ann", &["dev", "ops"], &key, NOW + 1000).unwrap();
     let seen = handshake(&config, client_config(&pki, Some((good, key.pkcs8().to_vec()))), "pi-1").unwrap();
     let vouched = trust.judge(&seen, NOW).unwrap();
     assert_eq!((vouched.name.as_str(), &vouched.groups), ("ann", &vec!["dev".to_owned(), "ops".to_owned()]));
@@ -156,10 +156,10 @@ fn clients_are_judged_after_the_handshake() {
 
     let elsewhere = Dir::new("elsewhere");
     let other = Pki::open(&elsewhere.0, NOW).unwrap();
-    let forged = other.authority.client("ann", &["system:masters"], &key, NOW + 1000).unwrap();
+    let forged = other.authorities().newest.client("ann", &["system:masters"], &key, NOW + 1000).unwrap();
     let seen = handshake(&config, client_config(&pki, Some((forged, key.pkcs8().to_vec()))), "pi-1").unwrap();
     assert!(trust.judge(&seen, NOW).is_err());
-    let server = pki.authority.server("pi-1", Vec::new(), &key, NOW + 1000).unwrap();
+    let server = pki.authorities().newest.server("pi-1", Vec::new(), &key, NOW + 1000).unwrap();
     assert!(trust.judge(&[CertificateDer::from(server)], NOW).is_err());
 }
 
@@ -169,7 +169,7 @@ fn a_client_without_the_key_does_not_get_in() {
     let pki = Pki::open(&dir.0, NOW).unwrap();
     let config = pki.server_config(&names([192, 0, 2, 7]), NOW).unwrap();
     let (own, foreign) = (Key::generate().unwrap(), Key::generate().unwrap());
-    let stolen = pki.authority.client("ann", &["system:masters"], &own, NOW + 1000).unwrap();
+    let stolen = pki.authorities().newest.client("ann", &["system:masters"], &own, NOW + 1000).unwrap();
     let mut client = client_config(&pki, None);
     let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(foreign.pkcs8().to_vec()));
     let signer = rustls::crypto::ring::sign::any_ecdsa_type(&private).unwrap();
@@ -195,9 +195,10 @@ fn a_board_gets_what_it_may_ask_for() {
     let pki = Pki::open(&dir.0, NOW).unwrap();
     let asked = Request::from_pem(request("system:node:pi-1", &["system:nodes"], &[]).as_bytes()).unwrap();
     let usages = ["digital signature", "client auth"];
-    let signed = pki.authority.sign_request(signer::KUBELET_CLIENT, &asked, &usages, Some(3600), NOW).unwrap();
+    let signed =
+        pki.authorities().newest.sign_request(signer::KUBELET_CLIENT, &asked, &usages, Some(3600), NOW).unwrap();
     let der = CertificateDer::from_pem_slice(signed.as_bytes()).unwrap();
-    let vouched = pki.client_trust().unwrap().judge(std::slice::from_ref(&der), NOW).unwrap();
+    let vouched = pki.authorities().judge(std::slice::from_ref(&der), NOW).unwrap();
     assert_eq!(vouched.name, "system:node:pi-1");
     assert_eq!(vouched.groups, ["system:nodes"]);
     assert_eq!(vouched.not_after, NOW + 3600);
@@ -205,11 +206,12 @@ fn a_board_gets_what_it_may_ask_for() {
     let asked =
         Request::from_pem(request("system:node:pi-1", &["system:nodes"], &["pi-1", "192.0.2.7"]).as_bytes()).unwrap();
     assert!(
-        pki.authority
+        pki.authorities()
+            .newest
             .sign_request(signer::KUBELET_SERVING, &asked, &["digital signature", "server auth"], None, NOW)
             .is_ok()
     );
-    let refused = pki.authority.sign_request(signer::KUBELET_CLIENT, &asked, &usages, None, NOW);
+    let refused = pki.authorities().newest.sign_request(signer::KUBELET_CLIENT, &asked, &usages, None, NOW);
     assert!(matches!(refused, Err(PkiError::Refused(message)) if message == "DNS subjectAltNames are not allowed"));
 }
 
@@ -235,8 +237,79 @@ fn the_administrator_gets_a_kubeconfig_that_works() {
     let user = &parsed["users"][0]["user"];
     let pem = BASE64_STANDARD.decode(user["client-certificate-data"].as_str().unwrap()).unwrap();
     let der = CertificateDer::from_pem_slice(&pem).unwrap();
-    let vouched = pki.client_trust().unwrap().judge(&[der], NOW).unwrap();
+    let vouched = pki.authorities().judge(&[der], NOW).unwrap();
     assert_eq!((vouched.name.as_str(), vouched.groups), ("kubernetes-admin", vec!["system:masters".to_owned()]));
+}
+
+/// Whether a client that trusts only this authority comes in.
+fn trusts(config: &Arc<rustls::ServerConfig>, authority: &CertificateDer<'static>) -> bool {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.clone()).unwrap();
+    let client = ClientConfig::builder_with_provider(tls::provider()).with_safe_default_protocol_versions().unwrap();
+    handshake(config, client.with_root_certificates(roots).with_no_client_auth(), "pi-1").is_ok()
+}
+
+#[test]
+fn who_slept_through_two_rollovers_follows_the_chain_from_what_it_knows() {
+    let dir = Dir::new("rollover");
+    let pki = Pki::open(&dir.0, NOW).unwrap();
+    let config = pki.server_config(&names([192, 0, 2, 7]), NOW).unwrap();
+    let first = pki.authorities();
+    assert_eq!(first.digest(), None);
+    let key = Key::generate().unwrap();
+    let board = first.newest.client("system:node:pi-1", &["system:nodes"], &key, NOW + 1000).unwrap();
+    let board = [CertificateDer::from(board)];
+    let mut known = vec![first.newest.certificate().clone()];
+    for _ in 0..2 {
+        pki.take(&pki.renewed(Renewal::Authority, NOW).unwrap(), NOW).unwrap();
+        known.push(pki.authorities().newest.certificate().clone());
+    }
+    let now = pki.authorities();
+    assert_eq!(now.trusted().count(), 3);
+    assert_eq!(now.pins().last(), first.pins().first());
+    for authority in &known {
+        assert!(trusts(&config, authority), "each of them vouches for the one server");
+    }
+    let stranger = Dir::new("stranger");
+    assert!(!trusts(&config, Pki::open(&stranger.0, NOW).unwrap().authorities().newest.certificate()));
+    assert_eq!(now.judge(&board, NOW).unwrap().not_after, NOW + 1000);
+    let common = pki.common().unwrap();
+    assert!(!common.values().any(|text| *text == first.newest.key_pem()), "the former key is gone");
+
+    pki.take(&pki.renewed(Renewal::OnlyTheNewest, NOW).unwrap(), NOW).unwrap();
+    let retired = pki.authorities();
+    assert_eq!(retired.trusted().count(), 1);
+    assert_ne!(retired.digest(), now.digest());
+    assert!(trusts(&config, &known[0]), "it learns of the newest by the chain");
+    let vouched = retired.judge(&board, NOW).unwrap();
+    assert!(vouched.is_board() && vouched.not_after < 0, "it may renew, and nothing else");
+    let again = Pki::open(&dir.0, NOW).unwrap();
+    assert_eq!(again.authorities().digest(), retired.digest());
+    assert_eq!(again.describe()["authorities"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn a_cut_in_a_rollover_is_finished_at_the_next_start() {
+    let dir = Dir::new("cut");
+    let pki = Pki::open(&dir.0, NOW).unwrap();
+    let renewed = pki.renewed(Renewal::Authority, NOW).unwrap();
+    // As it is when the power goes after the first of the files.
+    std::fs::write(dir.0.join("pki/next.json"), serde_json::to_vec(&renewed).unwrap()).unwrap();
+    std::fs::write(dir.0.join(KEY), &renewed[KEY]).unwrap();
+    let next = Pki::open(&dir.0, NOW).unwrap();
+    assert_eq!(next.common().unwrap(), renewed);
+    assert_eq!(next.authorities().trusted().count(), 2);
+    assert!(!dir.0.join("pki/next.json").exists());
+}
+
+#[test]
+fn what_cannot_be_used_is_not_taken() {
+    let dir = Dir::new("unusable");
+    let pki = Pki::open(&dir.0, NOW).unwrap();
+    let (before, mut broken) = (pki.common().unwrap(), pki.renewed(Renewal::Authority, NOW).unwrap());
+    broken.insert(KEY.to_owned(), before[KEY].clone());
+    assert!(pki.take(&broken, NOW).is_err());
+    assert_eq!(pki.common().unwrap(), before);
 }
 
 #[test]
@@ -244,7 +317,7 @@ fn keys_do_not_show_themselves() {
     let dir = Dir::new("debug");
     let pki = Pki::open(&dir.0, NOW).unwrap();
     let shown = format!("{pki:?}");
-    let secret = pki.token_keys[0].to_pem();
+    let secret = pki.token_keys.borrow()[0].to_pem();
     assert!(!shown.contains("PRIVATE") && !shown.contains(secret.lines().nth(1).unwrap()));
     assert!(shown.len() < 8000);
 }

@@ -9,15 +9,17 @@ use std::sync::{Arc, PoisonError, RwLock};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use tokio::sync::watch;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
+use super::authorities::{Authorities, end_of};
 use super::authority::Authority;
 use super::certificate::AltName;
 use super::key::{Key, pem};
@@ -59,7 +61,6 @@ impl ServingNames {
 /// The serving certificate of the API server. New handshakes see a new one at once; nothing restarts.
 pub struct Serving {
     dir: PathBuf,
-    key: Key,
     current: RwLock<Option<Arc<CertifiedKey>>>,
 }
 
@@ -70,29 +71,35 @@ impl fmt::Debug for Serving {
 }
 
 impl Serving {
-    pub(super) fn open(dir: PathBuf) -> Result<Serving, PkiError> {
-        let key = Key::load_or_create(&dir.join("serving.key"))?;
-        Ok(Serving { dir, key, current: RwLock::new(None) })
+    pub(super) fn new(dir: PathBuf) -> Serving {
+        Serving { dir, current: RwLock::new(None) }
     }
 
-    /// Makes sure that the certificate holds exactly these names and is good for a while: the stored one if it does, else a
-    /// new one. Returns whether it changed.
-    pub fn ensure(&self, authority: &Authority, names: &ServingNames, now: i64) -> Result<bool, PkiError> {
+    /// Makes sure that the certificate holds exactly these names, is the newest authority's and good for a while: the stored
+    /// one if it does, else a new one. Returns whether it changed.
+    pub(super) fn ensure(&self, by: &Authorities, names: &ServingNames, now: i64) -> Result<bool, PkiError> {
         let now = now.max(TIME_FLOOR);
+        let key = Key::load_or_create(&self.dir.join("serving.key"))?;
         let path = self.dir.join("serving.crt");
         let stored = files::read(&path)?.and_then(|text| CertificateDer::from_pem_slice(&text).ok());
-        let fits = stored.filter(|der| fits(der, &self.key, authority, names, now).unwrap_or(false));
+        let fits = stored.filter(|der| fits(der, &key, &by.newest, names, now).unwrap_or(false));
         let (der, changed) = match fits {
             Some(der) => (der, false),
             None => {
-                let der = authority.server("kube-apiserver", names.alt_names(), &self.key, now + SERVING_S)?;
+                let der = by.newest.server("kube-apiserver", names.alt_names(), &key, now + SERVING_S)?;
                 files::write_public(&path, pem("CERTIFICATE", &der).as_bytes())?;
                 (CertificateDer::from(der), true)
             }
         };
-        let certified = certified_key(der, authority, &self.key)?;
+        let certified = certified_key(der, by, &key)?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(certified));
         Ok(changed)
+    }
+
+    /// When the certificate ends, in seconds since 1970.
+    pub(super) fn end(&self) -> Option<i64> {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        end_of(current.as_ref()?.cert.first()?)
     }
 }
 
@@ -103,12 +110,9 @@ impl ResolvesServerCert for Serving {
 }
 
 /// The TLS configuration of the API server: TLS 1.2 and 1.3, h2 and http/1.1, client certificates asked for and not required.
-pub fn server_config(serving: Arc<Serving>, authority: &Authority) -> Result<Arc<ServerConfig>, PkiError> {
+pub(super) fn server_config(serving: Arc<Serving>) -> Result<Arc<ServerConfig>, PkiError> {
     let provider = provider();
-    let asks = Arc::new(AnyClientCertificate {
-        provider: provider.clone(),
-        hints: vec![DistinguishedName::from(authority.subject().to_vec())],
-    });
+    let asks = Arc::new(AnyClientCertificate { provider: provider.clone() });
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(PkiError::Tls)?
@@ -121,19 +125,17 @@ pub fn server_config(serving: Arc<Serving>, authority: &Authority) -> Result<Arc
     Ok(Arc::new(config))
 }
 
-/// The configuration for calling kubelets: our client certificate `kube-apiserver-kubelet-client`, servers by our authority.
-pub(super) fn kubelet_client_config(
-    authority: &Authority,
-    key: &Key,
-    end: i64,
-) -> Result<rustls::ClientConfig, PkiError> {
-    let der = authority.client("kube-apiserver-kubelet-client", &[], key, end)?;
+/// The configuration for calling kubelets: our client certificate `kube-apiserver-kubelet-client`, servers by our authorities.
+pub(super) fn kubelet_client_config(by: &Authorities, key: &Key, end: i64) -> Result<rustls::ClientConfig, PkiError> {
+    let der = by.newest.client("kube-apiserver-kubelet-client", &[], key, end)?;
+    // The way back goes along: a board may not have heard of the newest authority yet.
+    let chain = std::iter::once(CertificateDer::from(der)).chain(by.chain()).collect();
     let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.pkcs8().to_vec()));
     rustls::ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(PkiError::Tls)?
-        .with_root_certificates(roots(authority)?)
-        .with_client_auth_cert(vec![CertificateDer::from(der)], private)
+        .with_root_certificates(by.roots()?)
+        .with_client_auth_cert(chain, private)
         .map_err(PkiError::Tls)
 }
 
@@ -159,54 +161,25 @@ impl Vouched {
     }
 }
 
-/// Judges client certificates against our authority.
-#[derive(Clone)]
-pub struct ClientTrust {
-    verifier: Arc<dyn ClientCertVerifier>,
-}
-
-impl fmt::Debug for ClientTrust {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("ClientTrust")
-    }
-}
+/// Judges client certificates against the authorities of the moment.
+#[derive(Clone, Debug)]
+pub struct ClientTrust(pub(super) watch::Receiver<Arc<Authorities>>);
 
 impl ClientTrust {
-    /// Trusts the authority's client certificates.
-    pub fn new(authority: &Authority) -> Result<ClientTrust, PkiError> {
-        let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authority)?), provider());
-        let verifier = builder.build().map_err(|error| PkiError::Certificate(error.to_string()))?;
-        Ok(ClientTrust { verifier })
+    /// Those of the moment.
+    pub fn authorities(&self) -> Arc<Authorities> {
+        self.0.borrow().clone()
     }
 
-    /// Judges a chain, leaf first: what it was worth while it was good. Whether it still is, is for the caller to say, by
-    /// [`Vouched::not_after`]; that our clock stands before its beginning only says that our clock is behind. The error is
-    /// for the log.
-    pub fn judge(&self, chain: &[CertificateDer<'_>], now: i64) -> Result<Vouched, String> {
-        let (leaf, rest) = chain.split_first().ok_or("no certificate")?;
-        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| error.to_string())?;
-        let (begin, end) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
-        if begin > end {
-            return Err("the certificate is never valid".into());
-        }
-        let seconds = u64::try_from(now.max(TIME_FLOOR).clamp(begin, end)).unwrap_or_default();
-        let time = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
-        self.verifier.verify_client_cert(leaf, rest, time).map_err(|error| error.to_string())?;
-        let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| {
-            attribute.as_str().map(str::to_owned).map_err(|error| error.to_string())
-        };
-        let name = parsed.subject().iter_common_name().last().map(text).transpose()?.unwrap_or_default();
-        if name.is_empty() {
-            return Err("the certificate names nobody".into());
-        }
-        Ok(Vouched {
-            name,
-            groups: parsed.subject().iter_organization().map(text).collect::<Result<_, _>>()?,
-            key_hash: super::key::sha256(parsed.public_key().raw),
-            fingerprint: super::key::sha256(leaf),
-            not_after: end,
-        })
+    /// What tells one set of trusted authorities from another, see [`Authorities::digest`].
+    pub fn digest(&self) -> Option<String> {
+        self.0.borrow().digest()
     }
+}
+
+/// A name in a certificate.
+pub(super) fn text(attribute: &x509_parser::x509::AttributeTypeAndValue<'_>) -> Result<String, String> {
+    attribute.as_str().map(str::to_owned).map_err(|error| error.to_string())
 }
 
 /// Asks for a certificate and accepts any whose key the client holds: a wrong one is then answered with 401, as upstream
@@ -214,7 +187,6 @@ impl ClientTrust {
 #[derive(Debug)]
 struct AnyClientCertificate {
     provider: Arc<CryptoProvider>,
-    hints: Vec<DistinguishedName>,
 }
 
 impl ClientCertVerifier for AnyClientCertificate {
@@ -223,7 +195,8 @@ impl ClientCertVerifier for AnyClientCertificate {
     }
 
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &self.hints
+        // None: some clients show only what a hint names, and our authorities change while the server runs.
+        &[]
     }
 
     fn verify_client_cert(
@@ -264,17 +237,11 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn roots(authority: &Authority) -> Result<RootCertStore, PkiError> {
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.certificate().clone()).map_err(PkiError::Tls)?;
-    Ok(roots)
-}
-
-/// The authority goes along: a board that joins knows only its pin and finds it in the chain.
-fn certified_key(der: CertificateDer<'static>, authority: &Authority, key: &Key) -> Result<CertifiedKey, PkiError> {
+/// The authorities go along: a board that joins knows only a pin and finds it in the chain.
+fn certified_key(der: CertificateDer<'static>, by: &Authorities, key: &Key) -> Result<CertifiedKey, PkiError> {
     let private = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.pkcs8().to_vec()));
     let signer = rustls::crypto::ring::sign::any_ecdsa_type(&private).map_err(PkiError::Tls)?;
-    Ok(CertifiedKey::new(vec![der, authority.certificate().clone()], signer))
+    Ok(CertifiedKey::new(std::iter::once(der).chain(by.chain()).collect(), signer))
 }
 
 fn fits(der: &CertificateDer<'_>, key: &Key, authority: &Authority, names: &ServingNames, now: i64) -> Option<bool> {

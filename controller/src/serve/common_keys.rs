@@ -3,83 +3,76 @@
 //! The first controller makes them and puts them there; every later one takes them from there before it makes any. They lie
 //! below a prefix that only the cluster token's key opens (`encryption::token`).
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bramble_store::{Durability, Precondition, Store, Write, WriteError};
 
 use super::ServeError;
 use crate::encryption::token::CLUSTER_PREFIX;
-use crate::pki::{self, Pki};
+use crate::pki::{Files, Pki, PkiError};
 
-/// Files below the data directory, by name: their text.
-type Files = BTreeMap<String, String>;
-
-fn key() -> String {
+/// The one record.
+pub(super) fn key() -> String {
     format!("{CLUSTER_PREFIX}pki")
 }
 
 /// Opens the keys of the cluster. `now` is seconds since 1970.
 pub(super) async fn open(store: &Store, data_dir: &Path, now: i64) -> Result<Pki, ServeError> {
     loop {
-        if let Some(record) = store.get(&key()).await? {
-            let files: Files = serde_json::from_slice(&record.value).map_err(ServeError::CommonKeys)?;
-            take(data_dir, &files)?;
-            return Ok(Pki::open(data_dir, now)?);
+        if let Some(files) = read(store).await? {
+            put_aside(data_dir, &files)?;
+            let pki = Pki::open(data_dir, now)?;
+            pki.take(&files, now)?;
+            return Ok(pki);
         }
         let pki = Pki::open(data_dir, now)?;
-        let files = serde_json::to_vec(&gather(data_dir)?).map_err(ServeError::CommonKeys)?;
-        let put = Write::put(key(), Precondition::Absent, files);
-        match store.write(vec![put], Durability::Durable).await {
-            Ok(_) => return Ok(pki),
-            // Another controller was faster, or nobody knows whether this one was.
-            Err(WriteError::Conflict { .. } | WriteError::Unavailable { .. }) => {}
-            Err(error) => return Err(ServeError::Write(error)),
+        if write(store, &pki.common()?, Precondition::Absent).await? {
+            return Ok(pki);
         }
     }
 }
 
-fn gather(data_dir: &Path) -> Result<Files, ServeError> {
-    let mut names = vec![PathBuf::from("pki/ca.crt"), PathBuf::from("pki/ca.key")];
-    let folder = Path::new("pki/service-account");
-    let failed = |path: PathBuf| move |source| ServeError::File { path, source };
-    for entry in std::fs::read_dir(data_dir.join(folder)).map_err(failed(data_dir.join(folder)))? {
-        let name = entry.map_err(failed(data_dir.join(folder)))?.file_name();
-        names.extend(Some(folder.join(name)).filter(|name| name.extension().is_some_and(|end| end == "key")));
-    }
-    let mut files = Files::new();
-    for name in names {
-        let path = data_dir.join(&name);
-        let text = std::fs::read_to_string(&path).map_err(failed(path))?;
-        files.insert(name.to_string_lossy().into_owned(), text);
-    }
-    Ok(files)
+/// What the controllers share now.
+pub(super) async fn read(store: &Store) -> Result<Option<Files>, ServeError> {
+    let record = store.get(&key()).await?;
+    record.map(|record| serde_json::from_slice(&record.value).map_err(ServeError::CommonKeys)).transpose()
 }
 
-/// Puts the cluster's keys in the place of this board's own.
-fn take(data_dir: &Path, files: &Files) -> Result<(), ServeError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| ServeError::File { path, source }
+/// Shares other keys than these, which are the present ones; false: somebody else changed them meanwhile, or nobody knows.
+pub(super) async fn replace(store: &Store, present: &Files, by: &Files) -> Result<bool, ServeError> {
+    let Some(record) = store.get(&key()).await? else { return Ok(false) };
+    let held: Files = serde_json::from_slice(&record.value).map_err(ServeError::CommonKeys)?;
+    if held != *present {
+        return Ok(false);
+    }
+    write(store, by, Precondition::At(record.revision)).await
+}
+
+async fn write(store: &Store, files: &Files, only_if: Precondition) -> Result<bool, ServeError> {
+    let bytes = serde_json::to_vec(files).map_err(ServeError::CommonKeys)?;
+    match store.write(vec![Write::put(key(), only_if, bytes)], Durability::Durable).await {
+        Ok(_) => Ok(true),
+        // Another controller was faster, or nobody knows whether this one was.
+        Err(WriteError::Conflict { .. } | WriteError::Unavailable { .. }) => Ok(false),
+        Err(error) => Err(ServeError::Write(error)),
+    }
+}
+
+/// The keys of another cluster, to which this board belonged, stay on it under another name.
+fn put_aside(data_dir: &Path, shared: &Files) -> Result<(), ServeError> {
+    let folder = data_dir.join("pki");
+    let held = match std::fs::read_to_string(folder.join("ca.crt")) {
+        Ok(held) => held,
+        Err(_) => return Ok(()),
     };
-    for (name, text) in files {
-        // Whoever can write this record is a controller; its names still stay below the directory.
-        let inside = name.starts_with("pki/") && !name.split('/').any(|part| part == ".." || part.is_empty());
-        let path = data_dir.join(name);
-        if !inside || std::fs::read_to_string(&path).is_ok_and(|held| held == *text) {
-            continue;
-        }
-        if let Some(folder) = path.parent() {
-            pki::private_dir(folder)?;
-        }
-        if path.exists() {
-            let aside = path.with_extension("former");
-            tracing::warn!(file = name, "it was another cluster's; put aside, the shared one takes its place");
-            std::fs::rename(&path, &aside).map_err(failed(&path))?;
-        }
-        pki::write_secret_file(&path, text)?;
+    // Of the same cluster, perhaps from before a rollover that this controller slept through.
+    if shared.values().any(|text| *text == held) {
+        return Ok(());
     }
-    Ok(())
+    let aside = (1..).map(|number| data_dir.join(format!("pki.former-{number}"))).find(|path| !path.exists());
+    let Some(aside) = aside else { return Ok(()) };
+    tracing::warn!(folder = %aside.display(), "these keys were another cluster's; put aside, the shared ones take their place");
+    std::fs::rename(&folder, &aside).map_err(|source| ServeError::Pki(PkiError::File { path: folder, source }))
 }
 
 #[cfg(test)]
@@ -87,6 +80,7 @@ mod tests {
     use bramble_store::Config;
 
     use super::*;
+    use crate::pki::Renewal;
 
     #[tokio::test]
     async fn the_second_controller_has_the_first_ones_keys() {
@@ -96,11 +90,20 @@ mod tests {
         let first = open(&store, &one, 1_800_000_000).await.unwrap();
         // It was a cluster of its own before.
         let former = Pki::open(&two, 1_800_000_000).unwrap();
-        assert_ne!(former.authority.pin(), first.authority.pin());
+        assert_ne!(former.authorities().pins(), first.authorities().pins());
         let second = open(&store, &two, 1_800_000_000).await.unwrap();
-        assert_eq!(second.authority.pin(), first.authority.pin());
-        assert_eq!(gather(&one).unwrap(), gather(&two).unwrap());
-        assert_eq!(gather(&two).unwrap().len(), 3);
+        assert_eq!(second.authorities().pins(), first.authorities().pins());
+        assert_eq!(first.common().unwrap(), second.common().unwrap());
+        assert_eq!(second.common().unwrap().len(), 3);
+        assert!(two.join("pki.former-1/ca.key").exists(), "its former keys are put aside");
+        // The first one renews; the second one slept, and is of the same cluster still.
+        let present = first.common().unwrap();
+        let renewed = first.renewed(Renewal::Authority, 1_800_000_000).unwrap();
+        assert!(replace(&store, &present, &renewed).await.unwrap());
+        assert!(!replace(&store, &present, &renewed).await.unwrap(), "they are not the present ones any more");
+        let awake = open(&store, &two, 1_800_000_000).await.unwrap();
+        assert_eq!(awake.common().unwrap(), renewed);
+        assert!(!two.join("pki.former-2").exists());
         std::fs::remove_dir_all(&root).unwrap();
     }
 }

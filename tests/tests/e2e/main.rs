@@ -3,6 +3,7 @@
 
 mod apps;
 mod at_rest;
+mod authority;
 mod backup;
 mod balancer;
 mod boards;

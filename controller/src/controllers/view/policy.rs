@@ -36,6 +36,8 @@ pub(crate) enum What {
         account: Str,
         account_uid: Option<Uid>,
         complete: bool,
+        /// A digest of `ca.crt`.
+        authorities: u64,
     },
     /// Of type `bootstrap.kubernetes.io/token`: when it ends, in seconds since 1970.
     BootstrapToken {
@@ -94,6 +96,7 @@ pub(crate) fn project_secret(object: &Value, interner: &mut Interner) -> Option<
             account: interner.text(annotation("kubernetes.io/service-account.name").unwrap_or_default()),
             account_uid: annotation("kubernetes.io/service-account.uid").map(Uid::parse),
             complete: ["token", "ca.crt", "namespace"].iter().all(|field| at(object, &["data", field]).is_some()),
+            authorities: digest(at(object, &["data", "ca.crt"]).unwrap_or(&Value::Null)),
         },
         "bootstrap.kubernetes.io/token" => What::BootstrapToken { expires: expiration(object) },
         _ => return None,

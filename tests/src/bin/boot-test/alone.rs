@@ -20,7 +20,7 @@ const CONFIG: &str = "role = \"up\"\nnode-name = \"arm-2\"\ncolour = \"red\"\n[n
                       gateway = \"10.0.2.2\"\ndns = [\"10.0.2.3\"]\n";
 
 impl Test {
-    pub(crate) fn runs_alone(&mut self) {
+    pub(crate) fn runs_alone(&self) {
         step("alone, as `up`");
         let board = Board::new("alone");
         let (archive, manifest) = (self.work.join("hello.tar"), self.work.join("hello.json"));
@@ -57,7 +57,7 @@ impl Test {
         self.seconds("alone: power on to the answer of a preloaded pod", answer);
     }
 
-    pub(crate) fn starts_on_a_pi(&mut self) {
+    pub(crate) fn starts_on_a_pi(&self) {
         step("the same card in a Raspberry Pi 3, to the agent's start");
         let board = Board::new("pi");
         // QEMU's Pi resets as soon as its watchdog is armed.

@@ -24,7 +24,7 @@ const IDLE: Duration = Duration::from_secs(600);
 
 impl Test {
     /// What `images/debian` made: no orchestrator, no container, in the same machine by the same boot loader.
-    pub(crate) fn debian(&mut self, made: &Path) {
+    pub(crate) fn debian(&self, made: &Path) {
         step("a plain Debian beside it");
         let board = Board::new("debian");
         let own = self.work.join("debian.card");
@@ -40,7 +40,7 @@ impl Test {
         }
     }
 
-    pub(crate) fn memory_and_card_writes(&mut self) {
+    pub(crate) fn memory_and_card_writes(&self) {
         step("memory and card writes; takes a quarter of an hour");
         let board = Board::new("figures");
         let archive = self.work.join("hello.tar");

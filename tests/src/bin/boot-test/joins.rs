@@ -28,7 +28,7 @@ pub(crate) struct Joined {
 const PORTS: [(u16, u16); 2] = [(OUTSIDE, NODE_PORT), (SSH, 22)];
 
 impl Test {
-    pub(crate) fn joins_serves_and_is_updated(&mut self) {
+    pub(crate) fn joins_serves_and_is_updated(&self) {
         let mut board = Board::up("image", &[]);
         let registry = Registry::start(&board);
         let image = Image::of_program(&self.program, &["hello"]);
@@ -43,7 +43,7 @@ impl Test {
         self.is_updated(&board, joined);
     }
 
-    fn joins(&mut self, board: &Board) -> Joined {
+    fn joins(&self, board: &Board) -> Joined {
         let key = Key::make(&self.work, "key");
         let card = self.card("joins", &format!("{}{}", key.config(), join_config(board)), &[]);
         let updates = self.work.join("update.disk");
@@ -64,7 +64,7 @@ impl Test {
         joined
     }
 
-    fn serves(&mut self, board: &Board, joined: &Joined) {
+    fn serves(&self, board: &Board, joined: &Joined) {
         step("pulls an image for its architecture and serves it through a Service");
         deploy(board);
         wait_for_answer(board);
@@ -76,7 +76,7 @@ impl Test {
         }
     }
 
-    fn is_reset(&mut self, board: &mut Board, joined: &mut Joined) {
+    fn is_reset(&self, board: &mut Board, joined: &mut Joined) {
         step("a hard reset without the controller");
         board.stop();
         joined.emulator.reset();

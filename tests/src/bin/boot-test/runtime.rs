@@ -28,7 +28,7 @@ const SLOWER: u32 = 10;
 const SECTOR: u64 = 512;
 
 impl Test {
-    pub(crate) fn passes_the_runtimes_tests(&mut self) {
+    pub(crate) fn passes_the_runtimes_tests(&self) {
         step("the runtime's end-to-end tests inside a board, on cgroup v2 alone");
         let (name, why) = LEFT_OUT;
         let parts = std::env::var(PARTS).unwrap_or_else(|_| {
@@ -42,7 +42,7 @@ impl Test {
         self.seconds("runtime's tests inside a board, with its boot", begun.elapsed().as_secs_f64());
     }
 
-    pub(crate) fn joins_what_is_apart(&mut self) {
+    pub(crate) fn joins_what_is_apart(&self) {
         step("boards that are apart, joined by this kernel's WireGuard");
         let begun = Instant::now();
         let lines = self.runs_inside("apart", &self.agent_tests, "BRAMBLE_NEEDS_WIREGUARD=1", APART);
@@ -56,7 +56,7 @@ impl Test {
         let key = Key::make(&self.work, &format!("{name}-key"));
         let config = format!("{}role = \"up\"\nnode-name = \"arm-4\"\n", key.config());
         let card = self.card(name, &config, &[]);
-        let (disk, bytes) = self.disk_with(tests);
+        let (disk, bytes) = self.disk_with(name, tests);
         let ports = [(SSH, 22)];
         let power = self.power(&card, Some(&disk), &ports);
         let mut emulator = Emulator::start(&board, &self.work.join(name), &power);
@@ -74,8 +74,8 @@ impl Test {
     }
 
     /// A program as a disk, and how many bytes it has.
-    fn disk_with(&self, program: &Path) -> (PathBuf, u64) {
-        let disk = self.work.join("tests.disk");
+    fn disk_with(&self, name: &str, program: &Path) -> (PathBuf, u64) {
+        let disk = self.work.join(format!("{name}.disk"));
         let bytes = fs::copy(program, &disk).expect("copied");
         let file = fs::File::options().write(true).open(&disk).expect("opened");
         file.set_len(bytes.next_multiple_of(SECTOR)).expect("whole sectors");

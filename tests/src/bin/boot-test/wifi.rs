@@ -18,7 +18,7 @@ struct OnAir {
 }
 
 impl Test {
-    pub(crate) fn joins_by_radio(&mut self) {
+    pub(crate) fn joins_by_radio(&self) {
         step("joins a network by radio");
         let board = Board::new("wifi");
         let key = Key::make(&self.work, "wifi-key");
