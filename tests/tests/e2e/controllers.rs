@@ -89,6 +89,26 @@ fn tokens_are_the_clusters(one: &Board, two: &Board) {
     assert_eq!((ask(one).as_str(), ask(two).as_str()), ("200", "200"));
 }
 
+/// Keys that one controller makes anew are the other one's too, at once.
+fn keys_are_renewed_for_all(one: &Board, two: &Board) {
+    let pins = |table: &str| -> Vec<String> {
+        let keys = table.lines().filter(|line| line.starts_with("authority") || line.starts_with("service-account"));
+        keys.filter_map(|line| line.split_whitespace().last()).map(str::to_owned).collect()
+    };
+    let _ = one.bramble("certificate rotate");
+    let told = pins(&two.bramble("certificate rotate-ca"));
+    assert_eq!(told.len(), 4, "two authorities, two keys: {told:?}");
+    one.eventually("the other one has them", 20, || {
+        (pins(&one.try_bramble("certificate check")) == told).then_some(())
+    });
+    tokens_are_the_clusters(one, two);
+    tokens_are_the_clusters(two, one);
+    let worker = "exec deploy/web -- true";
+    one.eventually("the worker lets both in", 60, || {
+        [one, two].iter().all(|board| board.try_kubectl(worker).status.success()).then_some(())
+    });
+}
+
 /// Writes through one API server after the other until it is ended; gives the names that were acknowledged.
 struct Writer {
     stop: Arc<AtomicBool>,
@@ -268,6 +288,7 @@ fn controllers_die_are_paused_and_cut_off_and_what_was_acknowledged_stays() {
     one.apply(&web());
     // A watch on the other one.
     let _ = two.kubectl("wait deployment web --for=condition=Available --timeout=60s");
+    keys_are_renewed_for_all(one, two);
     let clients = [Client::of(one), Client::of(two)];
     let followers = clients.clone().map(|client| Follower::start(client, CONFIG_MAPS));
     let writer = Writer::start(clients.clone());
