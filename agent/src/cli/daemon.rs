@@ -175,12 +175,31 @@ fn schedules(options: &Options) -> anyhow::Result<Vec<bramble_controller::backup
     Ok(all.collect())
 }
 
+/// The site that the file of `--site` describes. One mistake, and a controller does not start.
+#[cfg(feature = "controller")]
+pub(crate) fn site(options: &Options) -> anyhow::Result<Option<std::sync::Arc<bramble_controller::controllers::Site>>> {
+    use std::io::Read;
+
+    use bramble_controller::controllers::{SITE_BYTES_MAX, Site};
+    let Some(path) = &options.site else { return Ok(None) };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).with_context(|| format!("--site: cannot open {}", path.display()))?;
+    let read = file.take(SITE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
+    read.with_context(|| format!("--site: cannot read {}", path.display()))?;
+    let site = Site::parse(&bytes).map_err(|mistakes| {
+        let told: Vec<String> = mistakes.iter().map(|mistake| format!("{}, {mistake}", path.display())).collect();
+        anyhow!("--site: {}", told.join("\n"))
+    })?;
+    Ok(Some(std::sync::Arc::new(site)))
+}
+
 #[cfg(feature = "controller")]
 pub(crate) fn controller(options: &Options) -> anyhow::Result<ExitCode> {
     use bramble_agent::discovery::{self, Announcement};
     use bramble_controller::serve;
     let _only = up::succeed(&options.data_dir, "controller")?;
-    let settings = controller_options(options)?;
+    let mut settings = controller_options(options)?;
+    settings.site = site(options)?;
     let node_name = node_name(options);
     let port = settings.listen.first().map_or(6443, SocketAddr::port);
     let announced =

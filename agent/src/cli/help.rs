@@ -38,6 +38,7 @@ Options of up and controller
   --cluster-cidr CIDR       pods                            (default 10.42.0.0/16)
   --service-cidr CIDR       services                        (default 10.43.0.0/16)
   --load-balancer-pool RANGE[,RANGE]   such as 192.168.1.240-192.168.1.250: for Services of type LoadBalancer
+  --site FILE               region, zones and their boards: labels of nodes and volumes; TOML, as the README says
   --node-monitor-grace-period TIME   a board that is silent this long counts as lost (default 50s)
   --snapshot-every TIME     such as 12h, 30m: snapshots by the clock, of root alone   (default: none)
   --snapshot-keep N         the newest ones stay            (default 5)

@@ -30,6 +30,8 @@ pub(crate) struct Options {
     pub(crate) cluster_cidr: String,
     /// Ranges of addresses for load balancers.
     pub(crate) load_balancer_pool: Vec<String>,
+    /// Describes the boards and where they stand, for a controller.
+    pub(crate) site: Option<PathBuf>,
     /// How long a board may be silent.
     pub(crate) node_monitor_grace_period: Option<Duration>,
     /// The range of service addresses.
@@ -122,6 +124,7 @@ impl Default for Options {
             cluster_cidr: "10.42.0.0/16".into(),
             service_cidr: "10.43.0.0/16".into(),
             load_balancer_pool: Vec::new(),
+            site: None,
             node_monitor_grace_period: None,
             mdns: true,
             bundle: BundleOptions::default(),
@@ -158,7 +161,7 @@ impl Default for Options {
     }
 }
 
-/// Other processes of ours are told, and work elsewhere.
+/// Other processes of ours are told, and work elsewhere: a path from the root.
 fn directory(parser: &mut lexopt::Parser) -> Result<PathBuf, lexopt::Error> {
     let path = PathBuf::from(parser.value()?);
     std::path::absolute(&path).map_err(|error| format!("{}: {error}", path.display()).into())
@@ -180,6 +183,7 @@ pub(super) fn option(options: &mut Options, name: &str, parser: &mut lexopt::Par
             let ranges = parser.value()?.string()?;
             options.load_balancer_pool.extend(ranges.split(',').map(|range| range.trim().to_owned()));
         }
+        "site" => options.site = Some(directory(parser)?),
         "node-monitor-grace-period" => {
             options.node_monitor_grace_period = Some(duration(&parser.value()?.string()?)?);
         }

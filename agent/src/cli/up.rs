@@ -40,6 +40,9 @@ pub(crate) fn up(options: &Options) -> anyhow::Result<ExitCode> {
         bail!("`bramble up` makes namespaces, mounts and cgroups: run it as root (sudo)");
     }
     super::check::essential()?;
+    // Told now, not by a controller that ends again and again.
+    #[cfg(feature = "controller")]
+    super::daemon::site(options)?;
     let _lock = lock(&options.data_dir, LOCK_FILE)?;
     private_dir(&options.run_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -177,6 +180,9 @@ fn children(options: &Options) -> anyhow::Result<Vec<Child>> {
     controller.extend(["--service-cidr".into(), options.service_cidr.clone()]);
     for range in &options.load_balancer_pool {
         controller.extend(["--load-balancer-pool".into(), range.clone()]);
+    }
+    if let Some(path) = &options.site {
+        controller.extend(["--site".into(), text(path)?]);
     }
     if let Some(period) = options.node_monitor_grace_period {
         controller.extend(["--node-monitor-grace-period".into(), format!("{}s", period.as_secs())]);
