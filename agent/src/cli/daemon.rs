@@ -61,16 +61,6 @@ pub(crate) fn bind_to_parent(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs `work` until it fails or a signal asks for the end.
-fn until_signal(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
-    with_end(|end| async move {
-        tokio::select! {
-            result = work => result,
-            () = end => Ok(()),
-        }
-    })
-}
-
 /// Runs `work`, which is told by the future's end that a signal asks for its own.
 fn with_end<F: Future<Output = anyhow::Result<()>>>(
     work: impl FnOnce(Pin<Box<dyn Future<Output = ()> + Send>>) -> F,
@@ -306,7 +296,7 @@ pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
         pins: found.pins,
         node_ips: Vec::new(),
         labels: Vec::new(),
-        taints: Vec::new(),
+        taints: if options.external_provider { vec![agent::awaits_provider()] } else { Vec::new() },
         cluster_cidr: range(&options.cluster_cidr, "--cluster-cidr")?,
         service_cidr,
         dns_addresses: service_cidr.nth(DNS_PLACE).into_iter().collect(),
@@ -322,8 +312,8 @@ pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
         kubelet_port: options.kubelet_port,
         set_clock: options.set_clock,
     };
-    until_signal(async move {
-        agent::run(settings, || println!("ready; the node is registered")).await?;
-        bail!("the agent ended")
+    with_end(|end| async move {
+        agent::run(settings, end, || println!("ready; the node is registered")).await?;
+        Ok(())
     })
 }

@@ -60,6 +60,7 @@ Options of up and agent
   --cni-conf-dir DIR                CNI plugins connect pods, by the first configuration in there, such as /etc/cni/net.d
   --cni-bin-dir DIR[:DIR]           where these plugins are     (default /opt/cni/bin)
   --resolv-conf FILE                resolvers of foreign names (default /etc/resolv.conf)
+  --cloud-provider external         the node takes no pods until --site, or another provider, has said where it stands
   --kubelet-port PORT               (default 10250)
 Options of agent
   --set-clock               the system's clock follows the controller's, where nothing else sets it

@@ -72,6 +72,8 @@ pub(crate) struct Options {
     pub(crate) overlay_keepalive_s: Option<u16>,
     /// The board's resolvers.
     pub(crate) resolv_conf: PathBuf,
+    /// The node waits until a provider has said where it stands.
+    pub(crate) external_provider: bool,
     /// Port of the kubelet's HTTP server.
     pub(crate) kubelet_port: u16,
     /// The system's clock follows the controller's.
@@ -150,6 +152,7 @@ impl Default for Options {
             overlay: None,
             overlay_keepalive_s: None,
             resolv_conf: "/etc/resolv.conf".into(),
+            external_provider: false,
             kubelet_port: 10250,
             set_clock: false,
             card: None,
@@ -220,6 +223,10 @@ pub(super) fn option(options: &mut Options, name: &str, parser: &mut lexopt::Par
         "config" => options.config = Some(parser.value()?.into()),
         "add" => options.add.push(parser.value()?.into()),
         "card" => options.card = Some(parser.value()?.into()),
+        "cloud-provider" => match parser.value()?.string()?.as_str() {
+            "external" => options.external_provider = true,
+            other => return Err(format!("--cloud-provider {other}: the only one is `external`").into()),
+        },
         "kubelet-port" => options.kubelet_port = parser.value()?.parse()?,
         other => {
             if !options.snapshots.option(other, parser)? {

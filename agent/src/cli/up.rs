@@ -205,6 +205,9 @@ fn children(options: &Options) -> anyhow::Result<Vec<Child>> {
     agent.extend(["--server".into(), super::daemon::local_server(options)?]);
     agent.extend(["--kubelet-port".into(), options.kubelet_port.to_string()]);
     agent.extend(["--resolv-conf".into(), text(&options.resolv_conf)?]);
+    if options.external_provider {
+        agent.extend(["--cloud-provider".into(), "external".into()]);
+    }
     for registry in &options.insecure_registries {
         agent.extend(["--insecure-registry".into(), registry.clone()]);
     }

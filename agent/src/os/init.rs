@@ -304,10 +304,12 @@ impl Board {
             }
         };
         self.say(b"bramble: stopping pods and daemons");
-        network.abort();
+        // The agent tells its controller while there is a network.
+        drop(fs::write(Path::new(RUN).join(crate::agent::SHUTDOWN_MARK), ""));
         if again.is_none() {
             stop(daemon).await;
         }
+        network.abort();
         end_all().await;
         // Last: it covers a hang up to here.
         if let Some(dog) = dog {
