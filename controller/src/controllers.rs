@@ -94,6 +94,7 @@ const TABLE: &[Controller] = &[
     site::node::CONTROLLER,
     site::lifecycle::CONTROLLER,
     site::route::CONTROLLER,
+    site::volume::CONTROLLER,
     node_ipam::CONTROLLER,
     node_lifecycle::CONTROLLER,
     taint_eviction::CONTROLLER,
