@@ -116,18 +116,55 @@ pub fn read_join_file(text: &str) -> Result<(String, Vec<KeyPin>), String> {
     Ok((token, pins))
 }
 
-/// Runs until the future is dropped; calls `ready` when the node is registered. Containers go on without it.
+/// A file below the run directory: who ends this host makes it before the agent's end, which then says so of its node.
+pub const SHUTDOWN_MARK: &str = "shutdown";
+/// The host's end waits this long for the controller to hear of it.
+const GOODBYE: Duration = Duration::from_secs(3);
+
+/// The taint with which a node waits for its cloud provider, as upstream's kubelet registers.
+#[must_use]
+pub fn awaits_provider() -> (String, String, String) {
+    ("node.cloudprovider.kubernetes.io/uninitialized".into(), "true".into(), "NoSchedule".into())
+}
+
+/// Runs until `end`; calls `ready` when the node is registered. Containers go on without it.
 ///
 /// # Errors
 /// What makes it pointless to go on: a host that cannot run pods, a token that is refused.
-pub async fn run(options: Options, ready: impl FnOnce() + Send + 'static) -> Result<(), AgentError> {
+pub async fn run(
+    options: Options,
+    end: impl Future<Output = ()>,
+    ready: impl FnOnce() + Send + 'static,
+) -> Result<(), AgentError> {
+    let mark = options.instance.run_dir.join(SHUTDOWN_MARK);
+    // Of a host that is up again.
+    drop(std::fs::remove_file(&mark));
+    let (leave, leaving) = watch::channel(false);
+    let ended = async {
+        end.await;
+        if std::fs::remove_file(&mark).is_ok() {
+            leave.send_replace(true);
+            tokio::time::sleep(GOODBYE).await;
+        }
+    };
+    tokio::select! {
+        result = work(options, leaving, ready) => result,
+        () = ended => Ok(()),
+    }
+}
+
+async fn work(
+    options: Options,
+    leaving: watch::Receiver<bool>,
+    ready: impl FnOnce() + Send + 'static,
+) -> Result<(), AgentError> {
     let (proxy, policies, network) =
         open_network(&options).map_err(|error| AgentError::Host(services::chain(&error)))?;
     let plugins = open_plugins(&options, &proxy, &policies).await?;
     let agent = Agent::open(options, network, plugins)?;
     let server = resolve(agent.options.servers.first()).await;
     agent.start_work(proxy.clone(), policies, server);
-    agent.join_cluster(server, proxy, ready).await
+    agent.join_cluster(server, proxy, leaving, ready).await
 }
 
 /// What lives as long as the agent does.
@@ -216,11 +253,12 @@ impl Agent {
         }
     }
 
-    /// Joins, serves the kubelet's paths, and keeps the Node for as long as the agent runs.
+    /// Joins, serves the kubelet's paths, and keeps the Node for as long as the agent runs, or until its host ends.
     async fn join_cluster(
         self,
         server: Option<SocketAddr>,
         proxy: Proxy,
+        leaving: watch::Receiver<bool>,
         ready: impl FnOnce() + Send + 'static,
     ) -> Result<(), AgentError> {
         let join = JoinOptions {
@@ -241,6 +279,7 @@ impl Agent {
             health: receiver,
             node: Arc::new(watch::Sender::new(Arc::new(Value::Null))),
             names: Arc::new(watch::Sender::new(ServingNames::default())),
+            leaving,
         };
         let (known, authorities) = watch::channel(joined.authority.clone());
         let rotation = Rotation {

@@ -16,6 +16,9 @@ pub use post::{NodeOptions, NodeSignals, run};
 /// The Kubernetes version that this kubelet speaks.
 pub const KUBELET_VERSION: &str = "v1.35.0+bramble";
 
+/// What Ready says of a board that is being shut down, in upstream's words.
+const SHUTTING_DOWN: &str = "node is shutting down";
+
 /// Images in the node's status, largest first, as upstream's `nodeStatusMaxImages`.
 const MAX_IMAGES: usize = 50;
 
@@ -32,6 +35,8 @@ pub struct Facts {
     pub os_image: String,
     /// `/etc/machine-id`.
     pub machine_id: String,
+    /// What the board is, such as `Raspberry Pi 4 Model B Rev 1.4`; empty where nobody says it.
+    pub model: String,
     /// From the firmware, else the machine id.
     pub system_uuid: String,
     /// Changes with each boot.
@@ -100,6 +105,17 @@ pub fn labels(registration: &Registration, facts: &Facts) -> Map<String, Value> 
     labels
 }
 
+/// What every kubelet says of itself that is no label, and the board's model.
+#[must_use]
+pub fn annotations(facts: &Facts) -> Map<String, Value> {
+    let mut annotations = Map::new();
+    annotations.insert("volumes.kubernetes.io/controller-managed-attach-detach".to_owned(), json!("true"));
+    if !facts.model.is_empty() {
+        annotations.insert("bramble.dev/board-model".to_owned(), json!(facts.model));
+    }
+    annotations
+}
+
 /// The whole object for `POST /api/v1/nodes`.
 #[must_use]
 pub fn object(registration: &Registration, facts: &Facts, status: &Value) -> Value {
@@ -118,7 +134,7 @@ pub fn object(registration: &Registration, facts: &Facts, status: &Value) -> Val
         "metadata": {
             "name": registration.name,
             "labels": labels(registration, facts),
-            "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"},
+            "annotations": annotations(facts),
         },
         "spec": spec,
         "status": status,
@@ -333,6 +349,17 @@ mod tests {
         assert_eq!(status["allocatable"]["cpu"], "3900m");
         assert_eq!(status["allocatable"]["memory"], "946176Ki");
         assert_eq!(status["addresses"][2], json!({"type": "Hostname", "address": "pi-1"}));
+    }
+
+    #[test]
+    fn a_board_says_what_it_is_and_what_it_waits_for() {
+        let taints = vec![("a/b".into(), "true".into(), "NoSchedule".into())];
+        let registration = Registration { name: "pi-1".into(), taints, ..Registration::default() };
+        let facts = Facts { model: "Raspberry Pi 4 Model B Rev 1.4".into(), ..facts() };
+        let node = object(&registration, &facts, &Value::Null);
+        assert_eq!(node["metadata"]["annotations"]["bramble.dev/board-model"], "Raspberry Pi 4 Model B Rev 1.4");
+        assert_eq!(node["spec"]["taints"], json!([{"key": "a/b", "value": "true", "effect": "NoSchedule"}]));
+        assert_eq!(annotations(&Facts::default()).len(), 1, "nobody knows what it is");
     }
 
     #[test]

@@ -35,6 +35,7 @@ mod replica_set;
 mod root_ca;
 mod service_account;
 mod signing_request;
+mod site;
 mod taint_eviction;
 mod token;
 #[cfg(test)]
@@ -47,6 +48,7 @@ use serde_json::Value;
 
 pub use self::load_balancer::Pool;
 use self::plan::Controller;
+pub use self::site::{FILE_BYTES_MAX as SITE_BYTES_MAX, Mistake as SiteMistake, Site};
 use crate::client::Client;
 
 /// Signs the certificate request in a whole, approved CertificateSigningRequest at a wall-clock time; the answer is what
@@ -65,6 +67,8 @@ pub struct Options {
     pub cluster_cidr: String,
     /// Addresses for Services of type LoadBalancer; none are given without.
     pub load_balancer_pool: Pool,
+    /// The boards and where they stand; without it nodes and volumes have no provider of ours.
+    pub site: Option<Arc<Site>>,
     /// A node may be silent this long (upstream's node-monitor-grace-period).
     pub node_grace: Duration,
     /// Signs certificate requests.
@@ -87,6 +91,10 @@ const TABLE: &[Controller] = &[
     endpoint_slice::CONTROLLER,
     endpoint_slice::MIRRORING,
     load_balancer::CONTROLLER,
+    site::node::CONTROLLER,
+    site::lifecycle::CONTROLLER,
+    site::route::CONTROLLER,
+    site::volume::CONTROLLER,
     node_ipam::CONTROLLER,
     node_lifecycle::CONTROLLER,
     taint_eviction::CONTROLLER,

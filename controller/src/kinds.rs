@@ -15,6 +15,7 @@ mod plain;
 pub(crate) mod pod;
 mod service;
 pub(crate) use service::needs_health_port;
+mod volume;
 mod workload;
 
 use std::borrow::Cow;
@@ -363,6 +364,8 @@ fn rows() -> Vec<Kind> {
         cluster::event(),
         plain::namespace(),
         node::kind(),
+        volume::claim(),
+        volume::volume(),
         pod::kind(),
         workload::pod_template(),
         workload::replication_controller(),
@@ -379,5 +382,6 @@ fn rows() -> Vec<Kind> {
     rows.push(disruption::kind());
     rows.extend(access::rbac());
     rows.push(plain::priority_class());
+    rows.push(volume::class());
     rows
 }

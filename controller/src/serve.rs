@@ -27,7 +27,7 @@ use crate::authz::Authorizer;
 use crate::backup::{self, Schedule};
 use crate::bootstrap::{self, Facts};
 use crate::client::{Client, ClientError};
-use crate::controllers::{self, Pool};
+use crate::controllers::{self, Pool, Site};
 use crate::election::{Candidate, lead};
 use crate::encryption::{Encryption, EncryptionError};
 use crate::identity::Identity;
@@ -71,6 +71,8 @@ pub struct Options {
     pub cluster_cidr: String,
     /// Addresses for Services of type LoadBalancer.
     pub load_balancer_pool: Pool,
+    /// The boards and where they stand, if the site is described.
+    pub site: Option<Arc<Site>>,
     /// A node may be silent this long before it counts as lost.
     pub node_monitor_grace_period: Duration,
     /// `cluster.local`.
@@ -100,6 +102,7 @@ impl Options {
             service_cidr: (Ipv4Addr::new(10, 43, 0, 0), 16),
             cluster_cidr: "10.42.0.0/16".to_owned(),
             load_balancer_pool: Pool::default(),
+            site: None,
             node_monitor_grace_period: NODE_GRACE,
             cluster_domain: "cluster.local".to_owned(),
             node_port_range: 30_000..=32_767,
@@ -406,6 +409,7 @@ fn start_controllers(
         root_ca: pki.authorities().bundle_pem(),
         cluster_cidr: options.cluster_cidr.clone(),
         load_balancer_pool: options.load_balancer_pool.clone(),
+        site: options.site.clone(),
         node_grace: options.node_monitor_grace_period,
         sign: Arc::new(move |request: &Value, now| signer.authorities().newest.sign_object(request, now)),
         account_token: Arc::new(move |namespace: &str, name: &str, uid: &str, secret: &str| {

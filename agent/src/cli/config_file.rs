@@ -39,8 +39,9 @@ pub(crate) fn take_over(options: &Options) -> anyhow::Result<Options> {
 
 /// Pure: the file lies in `beside`; the authorities of registries were written into `authorities`.
 fn fill(options: &mut Options, config: Config, beside: &Path, authorities: &Path) {
-    let Config { node_name, controller, registries, cni, network, .. } = config;
+    let Config { node_name, site, controller, registries, cni, network, .. } = config;
     options.node_name = options.node_name.take().or(node_name);
+    options.site = options.site.take().or(site.map(|name| beside.join(name)));
     let named = options.token.is_some() || options.bundle.file.is_some() || options.join_file.is_some();
     if !named {
         options.bundle.file = controller.bundle.map(|name| beside.join(name));
@@ -82,12 +83,13 @@ mod tests {
 
     #[test]
     fn the_file_fills_what_the_command_line_leaves_open() {
-        let text = "node-name = \"pi-1\"\n[controller]\naddress = \"https://10.0.0.1:6443\"\nbundle = \"home.bundle\"\n\
+        let text = "node-name = \"pi-1\"\nsite = \"site.toml\"\n[controller]\naddress = \"https://10.0.0.1:6443\"\nbundle = \"home.bundle\"\n\
                     [registries.ca]\n\"m:5000\" = \"-----BEGIN CERTIFICATE----- -----END CERTIFICATE-----\"\n\
                     [registries.mirrors]\n\"docker.io\" = [\"https://m:5000\"]\n[cni]\nconf-dir = \"/data/net.d\"\n";
         let options = filled(Options::default(), text);
         assert_eq!(options.node_name.as_deref(), Some("pi-1"));
         assert_eq!(options.bundle.file, Some(PathBuf::from("/boot/home.bundle")));
+        assert_eq!(options.site, Some(PathBuf::from("/boot/site.toml")));
         assert_eq!(options.server.as_deref(), Some("https://10.0.0.1:6443"));
         assert_eq!(options.registry_mirrors, ["docker.io=https://m:5000"]);
         assert_eq!(options.registry_authorities, ["m:5000=/run/authorities/m:5000.crt"]);

@@ -61,16 +61,6 @@ pub(crate) fn bind_to_parent(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs `work` until it fails or a signal asks for the end.
-fn until_signal(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
-    with_end(|end| async move {
-        tokio::select! {
-            result = work => result,
-            () = end => Ok(()),
-        }
-    })
-}
-
 /// Runs `work`, which is told by the future's end that a signal asks for its own.
 fn with_end<F: Future<Output = anyhow::Result<()>>>(
     work: impl FnOnce(Pin<Box<dyn Future<Output = ()> + Send>>) -> F,
@@ -175,12 +165,31 @@ fn schedules(options: &Options) -> anyhow::Result<Vec<bramble_controller::backup
     Ok(all.collect())
 }
 
+/// The site that the file of `--site` describes. One mistake, and a controller does not start.
+#[cfg(feature = "controller")]
+pub(crate) fn site(options: &Options) -> anyhow::Result<Option<std::sync::Arc<bramble_controller::controllers::Site>>> {
+    use std::io::Read;
+
+    use bramble_controller::controllers::{SITE_BYTES_MAX, Site};
+    let Some(path) = &options.site else { return Ok(None) };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).with_context(|| format!("--site: cannot open {}", path.display()))?;
+    let read = file.take(SITE_BYTES_MAX as u64 + 1).read_to_end(&mut bytes);
+    read.with_context(|| format!("--site: cannot read {}", path.display()))?;
+    let site = Site::parse(&bytes).map_err(|mistakes| {
+        let told: Vec<String> = mistakes.iter().map(|mistake| format!("{}, {mistake}", path.display())).collect();
+        anyhow!("--site: {}", told.join("\n"))
+    })?;
+    Ok(Some(std::sync::Arc::new(site)))
+}
+
 #[cfg(feature = "controller")]
 pub(crate) fn controller(options: &Options) -> anyhow::Result<ExitCode> {
     use bramble_agent::discovery::{self, Announcement};
     use bramble_controller::serve;
     let _only = up::succeed(&options.data_dir, "controller")?;
-    let settings = controller_options(options)?;
+    let mut settings = controller_options(options)?;
+    settings.site = site(options)?;
     let node_name = node_name(options);
     let port = settings.listen.first().map_or(6443, SocketAddr::port);
     let announced =
@@ -288,7 +297,7 @@ pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
         pins: found.pins,
         node_ips: Vec::new(),
         labels: Vec::new(),
-        taints: Vec::new(),
+        taints: if options.external_provider { vec![agent::awaits_provider()] } else { Vec::new() },
         cluster_cidr: range(&options.cluster_cidr, "--cluster-cidr")?,
         service_cidr,
         dns_addresses: service_cidr.nth(DNS_PLACE).into_iter().collect(),
@@ -304,8 +313,8 @@ pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
         kubelet_port: options.kubelet_port,
         set_clock: options.set_clock,
     };
-    until_signal(async move {
-        agent::run(settings, || println!("ready; the node is registered")).await?;
-        bail!("the agent ended")
+    with_end(|end| async move {
+        agent::run(settings, end, || println!("ready; the node is registered")).await?;
+        Ok(())
     })
 }

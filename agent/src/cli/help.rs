@@ -40,6 +40,7 @@ Options of up and controller
   --cluster-cidr CIDR       pods                            (default 10.42.0.0/16)
   --service-cidr CIDR       services                        (default 10.43.0.0/16)
   --load-balancer-pool RANGE[,RANGE]   such as 192.168.1.240-192.168.1.250: for Services of type LoadBalancer
+  --site FILE               region, zones and their boards: labels of nodes and volumes; TOML, as the README says
   --node-monitor-grace-period TIME   a board that is silent this long counts as lost (default 50s)
   --snapshot-every TIME     such as 12h, 30m: snapshots by the clock, of root alone   (default: none)
   --snapshot-keep N         the newest ones stay            (default 5)
@@ -61,6 +62,7 @@ Options of up and agent
   --cni-conf-dir DIR                CNI plugins connect pods, by the first configuration in there, such as /etc/cni/net.d
   --cni-bin-dir DIR[:DIR]           where these plugins are     (default /opt/cni/bin)
   --resolv-conf FILE                resolvers of foreign names (default /etc/resolv.conf)
+  --cloud-provider external         the node takes no pods until --site, or another provider, has said where it stands
   --kubelet-port PORT               (default 10250)
 Options of agent
   --set-clock               the system's clock follows the controller's, where nothing else sets it

@@ -30,6 +30,8 @@ pub(crate) struct Options {
     pub(crate) cluster_cidr: String,
     /// Ranges of addresses for load balancers.
     pub(crate) load_balancer_pool: Vec<String>,
+    /// Describes the boards and where they stand, for a controller.
+    pub(crate) site: Option<PathBuf>,
     /// How long a board may be silent.
     pub(crate) node_monitor_grace_period: Option<Duration>,
     /// The range of service addresses.
@@ -70,6 +72,8 @@ pub(crate) struct Options {
     pub(crate) overlay_keepalive_s: Option<u16>,
     /// The board's resolvers.
     pub(crate) resolv_conf: PathBuf,
+    /// The node waits until a provider has said where it stands.
+    pub(crate) external_provider: bool,
     /// Port of the kubelet's HTTP server.
     pub(crate) kubelet_port: u16,
     /// The system's clock follows the controller's.
@@ -122,6 +126,7 @@ impl Default for Options {
             cluster_cidr: "10.42.0.0/16".into(),
             service_cidr: "10.43.0.0/16".into(),
             load_balancer_pool: Vec::new(),
+            site: None,
             node_monitor_grace_period: None,
             mdns: true,
             bundle: BundleOptions::default(),
@@ -147,6 +152,7 @@ impl Default for Options {
             overlay: None,
             overlay_keepalive_s: None,
             resolv_conf: "/etc/resolv.conf".into(),
+            external_provider: false,
             kubelet_port: 10250,
             set_clock: false,
             card: None,
@@ -158,7 +164,7 @@ impl Default for Options {
     }
 }
 
-/// Other processes of ours are told, and work elsewhere.
+/// Other processes of ours are told, and work elsewhere: a path from the root.
 fn directory(parser: &mut lexopt::Parser) -> Result<PathBuf, lexopt::Error> {
     let path = PathBuf::from(parser.value()?);
     std::path::absolute(&path).map_err(|error| format!("{}: {error}", path.display()).into())
@@ -180,6 +186,7 @@ pub(super) fn option(options: &mut Options, name: &str, parser: &mut lexopt::Par
             let ranges = parser.value()?.string()?;
             options.load_balancer_pool.extend(ranges.split(',').map(|range| range.trim().to_owned()));
         }
+        "site" => options.site = Some(directory(parser)?),
         "node-monitor-grace-period" => {
             options.node_monitor_grace_period = Some(duration(&parser.value()?.string()?)?);
         }
@@ -216,6 +223,10 @@ pub(super) fn option(options: &mut Options, name: &str, parser: &mut lexopt::Par
         "config" => options.config = Some(parser.value()?.into()),
         "add" => options.add.push(parser.value()?.into()),
         "card" => options.card = Some(parser.value()?.into()),
+        "cloud-provider" => match parser.value()?.string()?.as_str() {
+            "external" => options.external_provider = true,
+            other => return Err(format!("--cloud-provider {other}: the only one is `external`").into()),
+        },
         "kubelet-port" => options.kubelet_port = parser.value()?.parse()?,
         other => {
             if !options.snapshots.option(other, parser)? {

@@ -40,6 +40,9 @@ pub(crate) fn up(options: &Options) -> anyhow::Result<ExitCode> {
         bail!("`bramble up` makes namespaces, mounts and cgroups: run it as root (sudo)");
     }
     super::check::essential()?;
+    // Told now, not by a controller that ends again and again.
+    #[cfg(feature = "controller")]
+    super::daemon::site(options)?;
     let _lock = lock(&options.data_dir, LOCK_FILE)?;
     private_dir(&options.run_dir)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -178,6 +181,9 @@ fn children(options: &Options) -> anyhow::Result<Vec<Child>> {
     for range in &options.load_balancer_pool {
         controller.extend(["--load-balancer-pool".into(), range.clone()]);
     }
+    if let Some(path) = &options.site {
+        controller.extend(["--site".into(), text(path)?]);
+    }
     if let Some(period) = options.node_monitor_grace_period {
         controller.extend(["--node-monitor-grace-period".into(), format!("{}s", period.as_secs())]);
     }
@@ -199,6 +205,9 @@ fn children(options: &Options) -> anyhow::Result<Vec<Child>> {
     agent.extend(["--server".into(), super::daemon::local_server(options)?]);
     agent.extend(["--kubelet-port".into(), options.kubelet_port.to_string()]);
     agent.extend(["--resolv-conf".into(), text(&options.resolv_conf)?]);
+    if options.external_provider {
+        agent.extend(["--cloud-provider".into(), "external".into()]);
+    }
     for registry in &options.insecure_registries {
         agent.extend(["--insecure-registry".into(), registry.clone()]);
     }

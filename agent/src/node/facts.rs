@@ -6,6 +6,9 @@ use std::path::Path;
 
 use super::Facts;
 
+/// Firmware is foreign: a name that is longer is none.
+const MODEL_CHARS_MAX: usize = 128;
+
 /// Reads the facts; what cannot be read stays empty. `server` is the API server's address, `node_ip` overrides.
 #[must_use]
 pub fn gather(data_dir: &Path, server: Option<SocketAddr>, node_ips: &[IpAddr]) -> Facts {
@@ -22,6 +25,7 @@ pub fn gather(data_dir: &Path, server: Option<SocketAddr>, node_ips: &[IpAddr]) 
         architecture: go_architecture(std::env::consts::ARCH).to_owned(),
         kernel_version: uname.release().to_string_lossy().into_owned(),
         os_image: os_image(&fs::read_to_string("/etc/os-release").unwrap_or_default()),
+        model: model(&line("/proc/device-tree/model"), &line("/sys/class/dmi/id/product_name")),
         machine_id,
         system_uuid,
         boot_id: boot_id(),
@@ -41,6 +45,12 @@ pub fn boot_id() -> String {
 
 fn line(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim_matches(['\0', '\n', ' ']).to_owned()
+}
+
+/// The device tree's name of the board; else that of a computer's firmware.
+fn model(device_tree: &str, firmware: &str) -> String {
+    let told = if device_tree.is_empty() { firmware } else { device_tree };
+    told.chars().filter(|one| !one.is_control()).take(MODEL_CHARS_MAX).collect()
 }
 
 fn go_architecture(arch: &str) -> &str {
@@ -119,6 +129,8 @@ mod tests {
     fn the_files_of_proc_are_read() {
         assert_eq!(online("0-3,5"), 5);
         assert_eq!(online(""), 1);
+        assert_eq!(model("Raspberry Pi 4\0", "PC"), "Raspberry Pi 4");
+        assert_eq!(model("", "PC"), "PC");
         assert_eq!(kibibytes("MemTotal:  1024 kB\nMemFree: 1 kB", "MemTotal:"), 1024);
         assert_eq!(os_image("NAME=x\nPRETTY_NAME=\"Debian 12\"\n"), "Debian 12");
         let trie = "  |-- 127.0.0.1\n /32 host LOCAL\n |-- 10.0.0.5\n    /32 host LOCAL\n";

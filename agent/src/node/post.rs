@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
@@ -45,9 +45,11 @@ pub struct NodeSignals {
     pub node: Arc<watch::Sender<Arc<Value>>>,
     /// The names that the serving certificate must hold.
     pub names: Arc<watch::Sender<ServingNames>>,
+    /// Turns true when this host ends.
+    pub leaving: watch::Receiver<bool>,
 }
 
-/// Runs for ever.
+/// Runs until the host ends, of which the Node speaks last.
 pub async fn run(options: NodeOptions, link: Link, clock: Arc<Clock>, mut signals: NodeSignals) {
     let name = options.registration.name.clone();
     let facts = super::gather(&options.data_dir, options.server, &options.node_ips);
@@ -76,10 +78,20 @@ pub async fn run(options: NodeOptions, link: Link, clock: Arc<Clock>, mut signal
             },
             _ = tick.tick() => poster.renew().await,
             Ok(()) = signals.health.changed() => {}
+            true = left(&mut signals.leaving) => {
+                let mut health = signals.health.borrow().clone();
+                health.not_ready.push(super::SHUTTING_DOWN.to_owned());
+                poster.post(&health).await;
+                return;
+            }
         }
         let health = signals.health.borrow_and_update().clone();
         poster.post(&health).await;
     }
+}
+
+async fn left(leaving: &mut watch::Receiver<bool>) -> bool {
+    leaving.wait_for(|left| *left).await.is_ok()
 }
 
 struct Poster {
@@ -144,14 +156,18 @@ impl Poster {
         }
     }
 
-    /// A node that was there before keeps what others gave it; our own labels are brought up to date.
+    /// A node that was there before keeps what others gave it; our own labels and annotations are brought up to date.
     async fn label(&mut self) -> Result<(), LinkError> {
         let labels = super::labels(&self.options.registration, &self.facts);
-        if labels.iter().all(|(key, value)| self.node["metadata"]["labels"][key] == *value) {
+        let annotations = super::annotations(&self.facts);
+        let metadata = &self.node["metadata"];
+        let said =
+            |field: &str, wanted: &Map<String, Value>| wanted.iter().all(|(key, value)| metadata[field][key] == *value);
+        if said("labels", &labels) && said("annotations", &annotations) {
             return Ok(());
         }
-        self.node =
-            self.link.patch(&self.path(), PatchKind::Strategic, &json!({"metadata": {"labels": labels}})).await?;
+        let patch = json!({"metadata": {"labels": labels, "annotations": annotations}});
+        self.node = self.link.patch(&self.path(), PatchKind::Strategic, &patch).await?;
         Ok(())
     }
 
@@ -186,45 +202,63 @@ impl Poster {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use bytes::Bytes;
 
     use super::*;
     use crate::link::fakes::FakeTransport;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_board_registers_renews_and_stays_silent() {
-        let stored = Arc::new(std::sync::Mutex::new(Value::Null));
-        let server = Arc::clone(&stored);
-        let transport = FakeTransport::new(move |method, path, body| {
-            let body: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
-            let mut node = server.lock().unwrap();
-            let answer = |code, value: Value| (code, vec![Bytes::from(value.to_string())]);
-            match (method.as_str(), path.split('?').next().unwrap()) {
-                ("GET", "/api/v1/nodes") if path.contains("watch=true") => (503, Vec::new()),
-                ("GET", "/api/v1/nodes") => {
-                    let items: Vec<&Value> = std::iter::once(&*node).filter(|node| !node.is_null()).collect();
-                    answer(200, json!({"metadata": {"resourceVersion": "1"}, "items": items}))
-                }
-                ("POST", "/api/v1/nodes") => {
-                    *node = body;
-                    node["metadata"]["uid"] = json!("u1");
-                    answer(201, node.clone())
-                }
-                ("PATCH", path) if path.contains("/leases/") => answer(404, json!({"code": 404, "reason": "NotFound"})),
-                _ => answer(200, node.clone()),
-            }
-        });
-        let (_health, receiver) = watch::channel(Health::default());
-        let node = Arc::new(watch::Sender::new(Arc::new(Value::Null)));
-        let signals = NodeSignals { health: receiver, node, names: Arc::new(watch::Sender::default()) };
-        let options = NodeOptions {
+    fn options() -> NodeOptions {
+        NodeOptions {
             registration: Registration { name: "pi-1".into(), ..Registration::default() },
             reserved: Reserved { cpu_milli: 0, memory_bytes: 0 },
             data_dir: "/".into(),
             server: None,
             node_ips: vec!["10.0.0.5".parse().unwrap()],
-        };
-        let running = tokio::spawn(run(options, Link::new(transport.clone()), Arc::default(), signals));
+        }
+    }
+
+    /// An API server with one Node; every patch of its status is kept.
+    fn server(patches: &Arc<Mutex<Vec<Value>>>) -> Arc<FakeTransport> {
+        let (mut node, patches) = (Value::Null, patches.clone());
+        FakeTransport::new(move |method, path, body| {
+            let body: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
+            let answer = |code, value: Value| (code, vec![Bytes::from(value.to_string())]);
+            match (method.as_str(), path.split('?').next().unwrap()) {
+                ("GET", "/api/v1/nodes") if path.contains("watch=true") => (503, Vec::new()),
+                ("GET", "/api/v1/nodes") => {
+                    let items: Vec<&Value> = std::iter::once(&node).filter(|node| !node.is_null()).collect();
+                    answer(200, json!({"metadata": {"resourceVersion": "1"}, "items": items}))
+                }
+                ("POST", "/api/v1/nodes") => {
+                    node = body;
+                    node["metadata"]["uid"] = json!("u1");
+                    answer(201, node.clone())
+                }
+                ("PATCH", path) if path.contains("/leases/") => answer(404, json!({"code": 404, "reason": "NotFound"})),
+                ("PATCH", path) if path.ends_with("/status") => {
+                    patches.lock().unwrap().push(body);
+                    answer(200, node.clone())
+                }
+                _ => answer(200, node.clone()),
+            }
+        })
+    }
+
+    fn signals(leaving: &watch::Sender<bool>) -> (watch::Sender<Health>, NodeSignals) {
+        let (health, receiver) = watch::channel(Health::default());
+        let node = Arc::new(watch::Sender::new(Arc::new(Value::Null)));
+        let names = Arc::new(watch::Sender::default());
+        (health, NodeSignals { health: receiver, node, names, leaving: leaving.subscribe() })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_board_registers_renews_and_stays_silent() {
+        let transport = server(&Arc::default());
+        let leave = watch::Sender::new(false);
+        let (_health, signals) = signals(&leave);
+        let running = tokio::spawn(run(options(), Link::new(transport.clone()), Arc::default(), signals));
         tokio::time::sleep(Duration::from_secs(61)).await;
         running.abort();
         let asked = transport.asked.lock().unwrap().clone();
@@ -232,5 +266,23 @@ mod tests {
         assert_eq!(count("POST /api/v1/nodes"), 1, "{asked:?}");
         assert_eq!(count("PATCH /api/v1/nodes/pi-1/status"), 0, "nothing changed: {asked:?}");
         assert_eq!(count("PATCH /apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/pi-1"), 7, "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_board_that_is_shut_down_says_so_last() {
+        let patches = Arc::default();
+        let transport = server(&patches);
+        let leave = watch::Sender::new(false);
+        let (_health, signals) = signals(&leave);
+        let mut registered = signals.node.subscribe();
+        let running = tokio::spawn(run(options(), Link::new(transport), Arc::default(), signals));
+        registered.changed().await.unwrap();
+        leave.send_replace(true);
+        running.await.unwrap();
+        let last = patches.lock().unwrap().last().cloned().unwrap();
+        let conditions = last["status"]["conditions"].as_array().unwrap();
+        let ready = conditions.iter().find(|one| one["type"] == "Ready").unwrap();
+        assert_eq!((&ready["status"], &ready["reason"]), (&json!("False"), &json!("KubeletNotReady")));
+        assert_eq!(ready["message"], "node is shutting down");
     }
 }

@@ -39,6 +39,8 @@ pub struct Config {
     pub role: Role,
     /// The node's name; by default derived from the board's serial number.
     pub node_name: Option<String>,
+    /// The name of the file, beside this one, that describes the boards and where they stand; for a controller.
+    pub site: Option<String>,
     /// Public keys of those who may log in.
     #[serde(rename = "ssh-key", deserialize_with = "keys::one_or_more")]
     pub ssh_keys: Vec<String>,
@@ -63,6 +65,7 @@ impl Default for Config {
         Self {
             role: Role::default(),
             node_name: None,
+            site: None,
             ssh_keys: Vec::new(),
             controller: Controller::default(),
             network: Network::default(),
@@ -265,6 +268,11 @@ fn check(config: &mut Config, text: &str, mistakes: &mut Vec<Mistake>) {
         wrong("node-name", "node-name is no name that a node can have".into(), cure);
         config.node_name = None;
     }
+    if config.site.as_deref().is_some_and(|name| name.is_empty() || name.contains(['/', '\\'])) {
+        let cure = "copy the file beside bramble.toml and write its name alone";
+        wrong("site", "site is no name of a file".into(), cure);
+        config.site = None;
+    }
     if config.network.address.as_deref().is_some_and(|address| interface_address(address).is_none()) {
         wrong("address", "network.address is no address with its length".into(), "write \"192.168.1.20/24\"");
         config.network.address = None;
@@ -428,6 +436,7 @@ mod tests {
     fn what_cannot_be_meant_is_told_with_its_line() {
         for (text, line, word) in [
             ("node-name = \"Pi One\"", 1, "node-name"),
+            ("site = \"/etc/site.toml\"", 1, "no name of a file"),
             ("\n[network]\naddress = \"10.0.0.7\"", 3, "length"),
             ("[network]\ngateway = \"10.0.0.1\"", 2, "without an address"),
             ("role = \"agent\"", 1, "needs a controller"),

@@ -35,8 +35,8 @@ pub fn read(image: &Path) -> Result<Vec<u8>, CustomiseError> {
     Ok(bytes)
 }
 
-/// Replaces the `bramble.toml` of an image, and puts further files beside it: a join bundle (`.bundle`), manifests (`.yaml`,
-/// `.yml`, `.json`) below `manifests/`, image archives (`.tar`) below `images/`.
+/// Replaces the `bramble.toml` of an image, and puts further files beside it: a join bundle (`.bundle`), a site
+/// (`site.toml`), manifests (`.yaml`, `.yml`, `.json`) below `manifests/`, image archives (`.tar`) below `images/`.
 ///
 /// # Errors
 /// [`CustomiseError`]; with a mistake in the configuration, or a file of another kind, nothing is written.
@@ -56,7 +56,7 @@ pub fn customise(image: &Path, config: Option<&Path>, files: &[std::path::PathBu
     for path in files {
         let folder = folder_of(path).ok_or_else(|| {
             CustomiseError::File(format!(
-                "{}: neither a manifest nor an image archive nor a join bundle",
+                "{}: neither a manifest nor an image archive, a join bundle or a site.toml",
                 path.display()
             ))
         })?;
@@ -86,6 +86,7 @@ fn folder_of(path: &Path) -> Option<&'static str> {
         "yaml" | "yml" | "json" => Some("manifests"),
         "tar" => Some("images"),
         "bundle" => Some(""),
+        "toml" if path.file_name()? == "site.toml" => Some(""),
         _ => None,
     }
 }

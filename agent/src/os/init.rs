@@ -37,7 +37,7 @@ mod wifi;
 use additions::copy_new;
 use arguments::arguments;
 use companions::Companions;
-use firmware::{join_file, read_config, take_bundle, with_firmware};
+use firmware::{join_file, read_config, take_bundle, take_site, with_firmware};
 use programs::{end_all, forward, reap, start, stop};
 
 /// The data partition.
@@ -48,6 +48,8 @@ const ADDITIONS: &str = "/data/additions";
 const AUTHORITIES: &str = "/run/bramble-authorities";
 /// The join bundle that `bramble.toml` names, in memory.
 const BUNDLE: &str = "/run/bramble-bundle";
+/// The description of the site that it names.
+const SITE: &str = "/run/bramble-site";
 /// The daemons' run directory.
 const RUN: &str = "/run/bramble";
 /// Before a daemon that ended is started again; doubled each time, until one has lived for a while.
@@ -86,6 +88,7 @@ fn boot() -> io::Result<End> {
     let disk = Disk::wait()?;
     let (mut config, mut mistakes) = read_config(&disk);
     mistakes.extend(take_bundle(&mut config, &disk));
+    mistakes.extend(take_site(&mut config, &disk));
     for mistake in &mistakes {
         consoles.line(format!("bramble: {mistake}"));
     }
@@ -301,10 +304,12 @@ impl Board {
             }
         };
         self.say(b"bramble: stopping pods and daemons");
-        network.abort();
+        // The agent tells its controller while there is a network.
+        drop(fs::write(Path::new(RUN).join(crate::agent::SHUTDOWN_MARK), ""));
         if again.is_none() {
             stop(daemon).await;
         }
+        network.abort();
         end_all().await;
         // Last: it covers a hang up to here.
         if let Some(dog) = dog {

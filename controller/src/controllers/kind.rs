@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::text::Interner;
 use super::view::Projected;
-use super::view::{disruption, network, node, pod, policy, workload};
+use super::view::{disruption, network, node, pod, policy, volume, workload};
 
 /// A place in the table of kinds: the constants are rows of [`ROWS`], larger numbers were found by discovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,6 +66,7 @@ rows! {
     SIGNING_REQUESTS = 13: "certificates.k8s.io" "v1" "certificatesigningrequests" "CertificateSigningRequest" false policy::project_signing_request;
     CLUSTER_ROLES = 14: "rbac.authorization.k8s.io" "v1" "clusterroles" "ClusterRole" false policy::project_cluster_role;
     DISRUPTION_BUDGETS = 15: "policy" "v1" "poddisruptionbudgets" "PodDisruptionBudget" true disruption::project;
+    PERSISTENT_VOLUMES = 16: "" "v1" "persistentvolumes" "PersistentVolume" false volume::project;
 }
 
 /// Events are written, never watched; they stand outside the table.

@@ -1,4 +1,5 @@
-//! Pure: Services of type LoadBalancer get an address of the site's pool; one of the boards announces it.
+//! Pure: Services of type LoadBalancer get an address of the site's pool; one of the boards announces it. The third duty of the
+//! provider `site`.
 
 use core::net::Ipv4Addr;
 use std::collections::BTreeSet;

@@ -9,6 +9,7 @@ pub(crate) mod network;
 pub(crate) mod node;
 pub(crate) mod pod;
 pub(crate) mod policy;
+pub(crate) mod volume;
 pub(crate) mod workload;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -57,6 +58,7 @@ pub(crate) enum Projected {
     SigningRequest(Arc<policy::SigningRequest>),
     ClusterRole(Arc<policy::ClusterRole>),
     Budget(Arc<disruption::Budget>),
+    Volume(Arc<volume::Volume>),
 }
 
 impl Projected {
@@ -75,6 +77,7 @@ impl Projected {
             Projected::SigningRequest(object) => &object.meta,
             Projected::ClusterRole(object) => &object.meta,
             Projected::Budget(object) => &object.meta,
+            Projected::Volume(object) => &object.meta,
         }
     }
 
@@ -102,6 +105,7 @@ impl Projected {
             Projected::SigningRequest(_) => size_of::<policy::SigningRequest>(),
             Projected::ClusterRole(_) => size_of::<policy::ClusterRole>(),
             Projected::Budget(budget) => size_of::<disruption::Budget>() + budget.disrupted.len() * 24,
+            Projected::Volume(volume) => size_of::<volume::Volume>() + volume.nodes.len() * size_of::<Str>(),
         }
     }
 }
@@ -431,6 +435,7 @@ as_kind! {
     as_signing_request SigningRequest policy::SigningRequest;
     as_cluster_role ClusterRole policy::ClusterRole;
     as_budget Budget disruption::Budget;
+    as_volume Volume volume::Volume;
 }
 
 #[cfg(test)]

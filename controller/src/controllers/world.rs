@@ -53,6 +53,7 @@ impl World {
             refuse: BTreeMap::new(),
             options: Options {
                 load_balancer_pool: Default::default(),
+                site: None,
                 node_grace: Duration::from_secs(50),
                 root_ca: "CA".into(),
                 cluster_cidr: "10.42.0.0/16".into(),
@@ -320,7 +321,7 @@ impl World {
         }
     }
 
-    /// Only what our plans send: owner references by uid and finalizers by value; the rest merges.
+    /// Only what our plans send: owner references by uid, finalizers by value, conditions by type; the rest merges.
     fn strategic(&mut self, key: &Key, mut body: Value) {
         let Some(mut object) = self.objects.get(key).cloned() else { return };
         for list in ["ownerReferences", "finalizers"] {
@@ -335,6 +336,16 @@ impl World {
                 }
             }
             object["metadata"][list] = items.into();
+        }
+        if let Some(Value::Array(changes)) = body["status"].as_object_mut().and_then(|it| it.remove("conditions")) {
+            let mut conditions = list_at(&object, &["status", "conditions"]).to_vec();
+            for change in changes {
+                conditions.retain(|known| known["type"] != change["type"]);
+                if change["$patch"] != "delete" {
+                    conditions.push(change);
+                }
+            }
+            object["status"]["conditions"] = conditions.into();
         }
         merge(&mut object, &body);
         self.put(object);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{AUTHORITIES, BUNDLE, DATA, RUN};
+use super::{AUTHORITIES, BUNDLE, DATA, RUN, SITE};
 use crate::os::config::{Config, Role};
 
 /// `join_file` holds what an agent joins with.
@@ -24,6 +24,9 @@ pub(super) fn arguments(config: &Config, node_name: &str, join_file: Option<&Pat
     option("--data-dir", &format!("{DATA}/bramble"));
     option("--run-dir", RUN);
     option("--node-name", node_name);
+    if role != Role::Agent && config.site.is_some() {
+        option("--site", SITE);
+    }
     if role != Role::Controller {
         let registries = &config.registries;
         registries.insecure.iter().for_each(|registry| option("--insecure-registry", registry));
@@ -90,6 +93,9 @@ mod tests {
         let asked = "--registry-mirror docker.io=http://m:1 --registry-mirror docker.io=n";
         let overlay = "[network]\noverlay = \"auto\"\noverlay-keepalive = 25";
         assert_eq!(line(overlay), format!("up {dirs} --overlay auto --overlay-keepalive 25"));
+        let site = "site = \"site.toml\"\n";
+        assert_eq!(line(site), format!("up {dirs} --site /run/bramble-site"));
+        assert!(!line(&format!("{site}{agent}")).contains("--site"));
         let cni = "[cni]\nconf-dir = \"/data/net.d\"\nbin-dir = \"/data/bin\"";
         assert_eq!(line(cni), format!("up {dirs} --cni-conf-dir /data/net.d --cni-bin-dir /data/bin"));
         assert_eq!(line(mirror), format!("up {dirs} {asked} --registry-ca n=/run/bramble-authorities/n.crt"));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-use super::BUNDLE;
+use super::{BUNDLE, SITE};
 use crate::join::read_bundle;
 use crate::os::card::FIRMWARE_PARTITION;
 use crate::os::config::{self, Config, Mistake};
@@ -59,6 +59,21 @@ pub(super) fn take_bundle(config: &mut Config, disk: &Disk) -> Option<Mistake> {
     config.controller.bundle = None;
     let cure = "copy the file that `bramble token create --bundle` wrote beside bramble.toml".to_owned();
     Some(Mistake { line: 0, message: format!("the join bundle {name:?}: {error}"), cure })
+}
+
+/// Puts the description of the site where a controller reads it; what is in it, the controller judges.
+pub(super) fn take_site(config: &mut Config, disk: &Disk) -> Option<Mistake> {
+    use io::Read;
+    let name = config.site.clone()?;
+    let copy = |folder: &Path| {
+        // A controller takes no longer one, and says so.
+        let mut file = fs::File::open(folder.join(&name))?.take(config::FILE_BYTES_MAX as u64 + 1);
+        io::copy(&mut file, &mut private_file(Path::new(SITE))?).map(drop)
+    };
+    let error = with_firmware(disk, MountFlags::RDONLY, copy).err()?;
+    config.site = None;
+    let cure = "copy the file beside bramble.toml, or remove the line".to_owned();
+    Some(Mistake { line: 0, message: format!("the site {name:?}: {error}"), cure })
 }
 
 pub(super) fn join_file(token: &str, pin: &str) -> io::Result<PathBuf> {

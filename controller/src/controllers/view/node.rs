@@ -1,5 +1,6 @@
 //! Pure: Nodes and their Leases as the controllers see them.
 
+use core::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -41,7 +42,15 @@ pub(crate) struct Node {
     pub(crate) heartbeat: Str,
     pub(crate) pod_cidrs: Box<[Str]>,
     pub(crate) addresses: Box<[Str]>,
+    /// Those by which other boards reach it.
+    pub(crate) internal_ips: Box<[IpAddr]>,
+    pub(crate) provider_id: Option<Str>,
+    /// The board's model, as its agent says it.
+    pub(crate) model: Option<Str>,
 }
+
+/// The annotation in which an agent says what its board is.
+pub(crate) const MODEL: &str = "bramble.dev/board-model";
 
 /// A node's Lease.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,8 +101,16 @@ pub(crate) fn project_node(object: &Value, interner: &mut Interner) -> Option<Pr
             .iter()
             .filter_map(|address| interner.text_at(address, &["address"]))
             .collect(),
+        internal_ips: internal_ips(object),
+        provider_id: interner.text_at(object, &["spec", "providerID"]),
+        model: interner.text_at(object, &["metadata", "annotations", MODEL]),
         meta,
     })))
+}
+
+fn internal_ips(object: &Value) -> Box<[IpAddr]> {
+    let internal = list_at(object, &["status", "addresses"]).iter().filter(|it| str_at(it, &["type"]) == "InternalIP");
+    internal.filter_map(|it| str_at(it, &["address"]).parse().ok()).collect()
 }
 
 fn pod_cidrs(object: &Value, interner: &mut Interner) -> Box<[Str]> {
