@@ -16,7 +16,6 @@ use bramble_runtime::{Layout, Runtime};
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
-use rustls_pki_types::CertificateDer;
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
@@ -28,7 +27,7 @@ use crate::checkpoint::Checkpoint;
 use crate::cni::{self, Plugins};
 use crate::images::{BoardImages, Registries};
 use crate::instance::Instance;
-use crate::join::{self, JoinError, JoinOptions, Joined, Kept, Rotation, ServingNames};
+use crate::join::{self, JoinError, JoinOptions, Joined, Rotation, ServingNames};
 use crate::link::backoff::Backoff;
 use crate::link::{Clock, Endpoint, KeyPin, Link, LinkError, Sending, Transport};
 use crate::network::{self, Cidr, Network, Overlay};
@@ -36,6 +35,7 @@ use crate::node::{self, Health, NodeOptions, NodeSignals, Registration, Reserved
 use crate::pods::{self, BoardOptions, BoardRuntime, PodNetwork, Table};
 use crate::serve::{self, Server};
 use crate::services::{self, Policies, Proxy};
+use crate::tunnel::Tunnels;
 
 /// Everything that an agent is told.
 #[derive(Debug, Clone)]
@@ -246,12 +246,15 @@ impl Agent {
         let rotation =
             Rotation { dir: join.dir, node_name: join.node_name, clock: self.clock.clone(), link: self.link.clone() };
         let (serving, certificates) = watch::channel(None);
-        let authority = joined.authority.clone();
+        let (authority, connection) = (joined.authority.clone(), joined.connection.clone());
         tokio::spawn(join::rotate_client(rotation.clone(), joined));
         tokio::spawn(join::rotate_serving(rotation, signals.names.subscribe(), serving));
         let clock = self.clock.clone();
         let kubelet = Server::new(self.table, self.runtime, move || clock.now_ms());
-        serve_kubelet(&self.options, &authority, certificates, kubelet).await?;
+        let tls = serve::tls(certificates, &authority).map_err(AgentError::Host)?;
+        serve_kubelet(&self.options, tls.clone(), kubelet.clone()).await?;
+        let tunnels = Tunnels { connection, kubelet, tls, node_name: self.options.node_name.clone() };
+        tokio::spawn(tunnels.run(signals.node.subscribe()));
         tokio::spawn(watch_node(signals.node.subscribe(), health, pod_network, proxy, self.images, ready));
         node::run(node_options(&self.options, server), self.link, self.clock, signals).await;
         Ok(())
@@ -351,11 +354,9 @@ async fn answer_locally(run_dir: PathBuf, images: Arc<BoardImages>, table: Table
 /// Listens on the kubelet's port; handshakes fail until the cluster has signed the serving certificate, as upstream's do.
 async fn serve_kubelet(
     options: &Options,
-    authority: &[CertificateDer<'static>],
-    certificates: watch::Receiver<Option<Kept>>,
+    tls: Arc<rustls::ServerConfig>,
     server: Arc<Server>,
 ) -> Result<(), AgentError> {
-    let tls = serve::tls(certificates, authority).map_err(AgentError::Host)?;
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, options.kubelet_port));
     let listener = TcpListener::bind(address)
         .await

@@ -15,6 +15,7 @@ mod spdy;
 mod websocket;
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,9 +33,11 @@ use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
 use crate::join::Kept;
 use crate::link::Identity;
@@ -57,6 +60,10 @@ const API_SERVER: &str = "kube-apiserver-kubelet-client";
 const MASTERS: &str = "system:masters";
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// What a connection is made of.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
 
 /// Everything that requests need.
 pub struct Server {
@@ -122,24 +129,34 @@ impl Server {
                     continue;
                 }
             };
-            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls));
+            let acceptor = TlsAcceptor::from(Arc::clone(&tls));
             let server = Arc::clone(&self);
             tokio::spawn(async move {
                 let _slot = slot;
-                let Ok(Ok(stream)) = timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await else { return };
-                let allowed = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).is_some_and(allowed);
-                let service = service_fn(move |request| {
-                    let server = Arc::clone(&server);
-                    async move { Ok::<_, Infallible>(server.answer(request, allowed)) }
-                });
-                let _ = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD_TIMEOUT)
-                    .serve_connection(TokioIo::new(stream), service)
-                    .with_upgrades()
-                    .await;
+                server.serve(stream, acceptor).await;
             });
         }
+    }
+
+    /// Serves one connection, whichever way it came.
+    pub(crate) async fn serve(self: Arc<Self>, stream: impl Stream, acceptor: TlsAcceptor) {
+        let Ok(Ok(stream)) = timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await else { return };
+        let allowed = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).is_some_and(allowed);
+        let service = service_fn(move |request| {
+            let server = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(server.answer(request, allowed)) }
+        });
+        let _ = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+            .await;
+    }
+
+    /// Whether a pod of this board has that address.
+    pub(crate) fn has_pod_at(&self, address: IpAddr) -> bool {
+        self.table.pods().iter().any(|pod| pod.ips.contains(&address))
     }
 
     fn answer(self: Arc<Self>, request: Request<Incoming>, allowed: bool) -> Response<Body> {

@@ -329,7 +329,7 @@ fn assemble(
     let authorizer = Authorizer::new();
     let registry = Registry::new(store, Kinds::builtin(), wall_clock, options.ranges(), authorizer.clone());
     let api = Api::new(Arc::new(registry), authorizer.clone(), Some(authenticator.clone()), wall_clock, advertised)
-        .with_kubelets(Kubelets::new(pki.kubelet_client(now())?))
+        .with_kubelets(Kubelets::new(pki.kubelet_client(now())?, advertised))
         .with_encryption(encryption);
     Ok(Front { api: Arc::new(api), authenticator, authorizer })
 }
@@ -419,10 +419,14 @@ impl listener::Handler for Front {
 
     async fn answer(
         self: Arc<Self>,
-        request: http::Request<Body>,
+        mut request: http::Request<Body>,
         peer: Option<PeerCertificate>,
     ) -> http::Response<Body> {
-        match self.authenticator.authenticate(request.headers(), peer.as_ref()).await {
+        let identity = self.authenticator.authenticate(request.headers(), peer.as_ref()).await;
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
+        match identity {
             Ok(identity) => self.api.handle(identity, request).await,
             Err(error) => {
                 tracing::debug!(%error, "not authenticated");
