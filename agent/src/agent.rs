@@ -27,7 +27,7 @@ use crate::checkpoint::Checkpoint;
 use crate::cni::{self, Plugins};
 use crate::images::{BoardImages, Registries};
 use crate::instance::Instance;
-use crate::join::{self, Authorities, JoinError, JoinOptions, Joined, Kept, Rotation, ServingNames};
+use crate::join::{self, JoinError, JoinOptions, Joined, Rotation, ServingNames};
 use crate::link::backoff::Backoff;
 use crate::link::{Clock, Endpoint, KeyPin, Link, LinkError, Sending, Transport};
 use crate::network::{self, Cidr, Network, Overlay};
@@ -35,6 +35,7 @@ use crate::node::{self, Health, NodeOptions, NodeSignals, Registration, Reserved
 use crate::pods::{self, BoardOptions, BoardRuntime, PodNetwork, Table};
 use crate::serve::{self, Server};
 use crate::services::{self, Policies, Proxy};
+use crate::tunnel::Tunnels;
 
 /// Everything that an agent is told.
 #[derive(Debug, Clone)]
@@ -291,11 +292,15 @@ impl Agent {
         };
         let (serving, certificates) = watch::channel(None);
         tokio::spawn(join::follow_authorities(rotation.clone(), joined.connection.clone(), known));
+        let connection = joined.connection.clone();
         tokio::spawn(join::rotate_client(rotation.clone(), joined));
         tokio::spawn(join::rotate_serving(rotation, signals.names.subscribe(), serving));
         let clock = self.clock.clone();
         let kubelet = Server::new(self.table, self.runtime, move || clock.now_ms());
-        serve_kubelet(&self.options, authorities, certificates, kubelet).await?;
+        let tls = serve::follow_tls(certificates, authorities).map_err(AgentError::Host)?;
+        serve_kubelet(&self.options, tls.clone(), kubelet.clone()).await?;
+        let tunnels = Tunnels { connection, kubelet, tls, node_name: self.options.node_name.clone() };
+        tokio::spawn(tunnels.run(signals.node.subscribe()));
         tokio::spawn(watch_node(signals.node.subscribe(), health, pod_network, proxy, self.images, ready));
         node::run(node_options(&self.options, server), self.link, self.clock, signals).await;
         Ok(())
@@ -395,26 +400,14 @@ async fn answer_locally(run_dir: PathBuf, images: Arc<BoardImages>, table: Table
 /// Listens on the kubelet's port; handshakes fail until the cluster has signed the serving certificate, as upstream's do.
 async fn serve_kubelet(
     options: &Options,
-    mut authorities: watch::Receiver<Authorities>,
-    certificates: watch::Receiver<Option<Kept>>,
+    tls: watch::Receiver<Arc<rustls::ServerConfig>>,
     server: Arc<Server>,
 ) -> Result<(), AgentError> {
-    let first = authorities.borrow_and_update().clone();
-    let tls = watch::Sender::new(serve::tls(certificates.clone(), &first).map_err(AgentError::Host)?);
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, options.kubelet_port));
     let listener = TcpListener::bind(address)
         .await
         .map_err(|error| AgentError::Host(format!("cannot listen on {address}: {error}; choose --kubelet-port")))?;
-    tokio::spawn(server.run(listener, tls.subscribe()));
-    tokio::spawn(async move {
-        while authorities.changed().await.is_ok() {
-            let of_today = authorities.borrow_and_update().clone();
-            match serve::tls(certificates.clone(), &of_today) {
-                Ok(config) => _ = tls.send_replace(config),
-                Err(error) => error!(error, "clients of the cluster's new authorities are not let in"),
-            }
-        }
-    });
+    tokio::spawn(server.run(listener, tls));
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 //!   checkpoint <- pods (pure plan, one task a pod) -> runtime, network, images, volumes, probes
 //!                 services -> one nftables table -> announce (ARP)      dns -> names of the cluster
 //!  API server -> serve (logs, exec, attach, port-forward)      root on the board -> local
+//!                 ^ tunnel, which this board opens where the API server cannot reach it
 //! ```
 //! `os` is what a flashed board has in place of another system's init.
 //! `agent::run` wires it. The binary's verbs are beside this library, in `main.rs` and `cli`.
@@ -37,4 +38,5 @@ pub mod probes;
 pub mod records;
 pub mod serve;
 pub mod services;
+pub mod tunnel;
 pub mod volumes;

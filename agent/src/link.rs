@@ -26,11 +26,11 @@ mod verifier;
 pub use clock::Clock;
 pub(crate) use clock::kept_seconds;
 pub(crate) use connection::unverified_tls;
-pub use connection::{Connection, Endpoint, Identity, Look, Trust};
+pub use connection::{Connection, Endpoint, Identity, Look, NoUpgrade, Trust};
 pub use error::LinkError;
 pub use object::Object;
 pub use reflect::{Delta, Interest, Reflection};
-pub(crate) use reflect::{random, random_number};
+pub(crate) use reflect::{escape, random, random_number};
 pub use verifier::{Pin as KeyPin, spki_pin};
 
 /// The body of an answer.

@@ -15,6 +15,7 @@ mod spdy;
 mod websocket;
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,11 +33,13 @@ use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 
-use crate::join::Kept;
+use crate::join::{Authorities, Kept};
 use crate::link::Identity;
 use crate::pods::time::parse_rfc3339;
 use crate::pods::{ContainerInstance, InstanceState, LookupError, PodEntry, Table};
@@ -57,6 +60,10 @@ const API_SERVER: &str = "kube-apiserver-kubelet-client";
 const MASTERS: &str = "system:masters";
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// What a connection is made of.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for T {}
 
 /// Everything that requests need.
 pub struct Server {
@@ -88,6 +95,28 @@ pub fn tls(
         .with_cert_resolver(Arc::new(Newest(certificate)));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// The same, made anew whenever the authorities change. Must be called within a tokio runtime.
+///
+/// # Errors
+/// As [`tls`].
+pub fn follow_tls(
+    certificate: watch::Receiver<Option<Kept>>,
+    mut authorities: watch::Receiver<Authorities>,
+) -> Result<watch::Receiver<Arc<rustls::ServerConfig>>, String> {
+    let first = authorities.borrow_and_update().clone();
+    let (current, follower) = watch::channel(tls(certificate.clone(), &first)?);
+    tokio::spawn(async move {
+        while authorities.changed().await.is_ok() {
+            let of_today = authorities.borrow_and_update().clone();
+            match tls(certificate.clone(), &of_today) {
+                Ok(config) => _ = current.send_replace(config),
+                Err(error) => tracing::error!(error, "clients of the cluster's new authorities are not let in"),
+            }
+        }
+    });
+    Ok(follower)
 }
 
 /// The newest serving certificate; a renewed one takes effect with the next handshake.
@@ -122,24 +151,34 @@ impl Server {
                     continue;
                 }
             };
-            let acceptor = tokio_rustls::TlsAcceptor::from(tls.borrow().clone());
+            let acceptor = TlsAcceptor::from(tls.borrow().clone());
             let server = Arc::clone(&self);
             tokio::spawn(async move {
                 let _slot = slot;
-                let Ok(Ok(stream)) = timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await else { return };
-                let allowed = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).is_some_and(allowed);
-                let service = service_fn(move |request| {
-                    let server = Arc::clone(&server);
-                    async move { Ok::<_, Infallible>(server.answer(request, allowed)) }
-                });
-                let _ = http1::Builder::new()
-                    .timer(TokioTimer::new())
-                    .header_read_timeout(HEAD_TIMEOUT)
-                    .serve_connection(TokioIo::new(stream), service)
-                    .with_upgrades()
-                    .await;
+                server.serve(stream, acceptor).await;
             });
         }
+    }
+
+    /// Serves one connection, whichever way it came.
+    pub(crate) async fn serve(self: Arc<Self>, stream: impl Stream, acceptor: TlsAcceptor) {
+        let Ok(Ok(stream)) = timeout(HEAD_TIMEOUT, acceptor.accept(stream)).await else { return };
+        let allowed = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).is_some_and(allowed);
+        let service = service_fn(move |request| {
+            let server = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(server.answer(request, allowed)) }
+        });
+        let _ = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+            .await;
+    }
+
+    /// Whether a pod of this board has that address.
+    pub(crate) fn has_pod_at(&self, address: IpAddr) -> bool {
+        self.table.pods().iter().any(|pod| pod.ips.contains(&address))
     }
 
     fn answer(self: Arc<Self>, request: Request<Incoming>, allowed: bool) -> Response<Body> {

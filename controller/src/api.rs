@@ -20,6 +20,7 @@ mod proxy;
 mod query;
 mod reviews;
 mod table;
+mod tunnels;
 mod upkeep;
 mod watches;
 mod websocket;
@@ -33,7 +34,7 @@ use http::Method;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::upgrade::OnUpgrade;
 
-use crate::authn::{Authenticator, answer as refusal, impersonation};
+use crate::authn::{Authenticator, PeerCertificate, answer as refusal, impersonation};
 use crate::authz::{Attributes, Authorizer};
 use crate::encryption::Encryption;
 use crate::identity::Identity;
@@ -72,6 +73,8 @@ struct Request {
     query: Query,
     headers: http::HeaderMap,
     upgrade: Option<OnUpgrade>,
+    /// What the client showed on its connection; none in this process.
+    peer: Option<PeerCertificate>,
 }
 
 impl Api {
@@ -136,6 +139,7 @@ impl Api {
             path: parts.uri.path().to_owned(),
             query: Query::parse(parts.uri.query().unwrap_or_default()),
             upgrade: parts.extensions.get::<OnUpgrade>().cloned(),
+            peer: parts.extensions.get::<PeerCertificate>().cloned(),
             headers: parts.headers,
         };
         match self.route(request, body).await {
@@ -154,6 +158,10 @@ impl Api {
             Route::Resource(target) => {
                 self.allow(&request, &attributes(&request, &target))?;
                 self.resource(&request, body, target).await
+            }
+            // Whose it is says the path: no rule of RBAC could.
+            Route::Other if request.path.starts_with(tunnels::PREFIX) => {
+                self.tunnel(&request, &request.path[tunnels::PREFIX.len()..])
             }
             other => {
                 let verb = request.method.as_str().to_ascii_lowercase();

@@ -345,7 +345,7 @@ fn assemble(
     let authorizer = Authorizer::new();
     let registry = Registry::new(store, Kinds::builtin(), wall_clock, options.ranges(), authorizer.clone());
     let api = Api::new(Arc::new(registry), authorizer.clone(), Some(authenticator.clone()), wall_clock, advertised)
-        .with_kubelets(Kubelets::new(pki.kubelet_client()))
+        .with_kubelets(Kubelets::new(pki.kubelet_client(), advertised))
         .with_encryption(encryption)
         .with_certificates(keys.clone());
     Front { api: Arc::new(api), authenticator, authorizer, authorities: pki.client_trust() }
@@ -484,10 +484,14 @@ impl listener::Handler for Front {
 
     async fn answer(
         self: Arc<Self>,
-        request: http::Request<Body>,
+        mut request: http::Request<Body>,
         peer: Option<PeerCertificate>,
     ) -> http::Response<Body> {
-        match self.authenticator.authenticate(request.headers(), peer.as_ref()).await {
+        let identity = self.authenticator.authenticate(request.headers(), peer.as_ref()).await;
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(peer);
+        }
+        match identity {
             Ok(identity) => {
                 // A board that knows other authorities than these asks for them.
                 let told = self.authorities.digest().filter(|_| identity.name.starts_with("system:node:"));

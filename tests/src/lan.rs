@@ -72,6 +72,18 @@ impl Lan {
         self.run(&format!("ip link set port{number} {}", if connected { "up" } else { "down" }));
     }
 
+    /// Puts a link behind a NAT: its boards reach others, by the router's address, and nobody reaches them.
+    ///
+    /// # Panics
+    /// nftables is missing.
+    pub fn masquerade(&self, link: u8) {
+        self.run("nft add table ip nat");
+        self.run("nft add chain ip nat out { type nat hook postrouting priority 100 ; }");
+        self.run(&format!("nft add rule ip nat out ip saddr 10.99.{link}.0/24 oifname != lan{link} masquerade"));
+        self.run("nft add chain ip nat in { type filter hook forward priority 0 ; }");
+        self.run(&format!("nft add rule ip nat in oifname lan{link} iifname != lan{link} ct state new drop"));
+    }
+
     /// A command on the router, which is on every link and no board.
     #[must_use]
     pub fn command(&self, program: &str) -> Command {

@@ -16,6 +16,7 @@
 //! | `backup.rs` | snapshots by the clock, in a folder and in a bucket |
 //! | `controllers.rs` | several controllers over one etcd; a board with the leader dies |
 //! | `boards.rs` | several boards: joining, pods and Services across links, pulled plugs |
+//! | `nat.rs` | a board behind a NAT: logs, exec, attach, port-forward, a pod's page, by a connection that it opens |
 //! | `trouble.rs` | bad lines, one-way partitions, frozen agents; an outage of most of twenty boards moves nothing |
 //! | `authority.rs` | keys, certificates and the authority change under a running cluster |
 //! | `../benches/figures.rs`, `boards.rs` | nothing: they print the figures of one board, and of several |

@@ -1,5 +1,7 @@
 //! Shell: the one TLS connection, made when it is needed, made anew when it breaks or the certificate changes.
 
+mod upgrade;
+
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
@@ -16,6 +18,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
+use tokio_rustls::client::TlsStream;
 use tracing::{debug, info};
 
 use super::backoff::Backoff;
@@ -24,6 +27,8 @@ use super::reflect::random;
 use super::verifier::{LookingVerifier, PinnedVerifier};
 use super::{KeyPin, LinkError, Sending, Transport};
 use crate::discovery;
+
+pub use upgrade::NoUpgrade;
 
 /// A connection that does not come up in this time is tried again.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -346,17 +351,7 @@ async fn connect(
     credentials: &Credentials,
     (interval, timeout): (Duration, Duration),
 ) -> Result<SendRequest<Full<Bytes>>, (String, bool)> {
-    let server = endpoint.authority();
-    let plain = |error: &dyn std::error::Error| (format!("{server}: {}", chain(error)), false);
-    let tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(|error| plain(&error))?;
-    tcp.set_nodelay(true).map_err(|error| plain(&error))?;
-    let name = ServerName::try_from(endpoint.host.clone()).map_err(|error| plain(&error))?;
-    let tls =
-        tokio_rustls::TlsConnector::from(Arc::clone(&credentials.tls)).connect(name, tcp).await.map_err(|error| {
-            let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-            let untrusted = matches!(inner, Some(rustls::Error::InvalidCertificate(_)));
-            (format!("{server}: {}", chain(&error)), untrusted)
-        })?;
+    let tls = secured(endpoint, Arc::clone(&credentials.tls)).await?;
     let (sender, driver) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
         .keep_alive_interval(interval)
@@ -365,13 +360,27 @@ async fn connect(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .handshake(TokioIo::new(tls))
         .await
-        .map_err(|error| plain(&error))?;
+        .map_err(|error| (format!("{}: {}", endpoint.authority(), chain(&error)), false))?;
     tokio::spawn(async move {
         if let Err(error) = driver.await {
             debug!(error = %chain(&error), "the connection to the API server ended");
         }
     });
     Ok(sender)
+}
+
+/// TLS with a server; the error and whether it says that the server is not whom we trust.
+async fn secured(endpoint: &Endpoint, tls: Arc<ClientConfig>) -> Result<TlsStream<TcpStream>, (String, bool)> {
+    let server = endpoint.authority();
+    let plain = |error: &dyn std::error::Error| (format!("{server}: {}", chain(error)), false);
+    let tcp = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await.map_err(|error| plain(&error))?;
+    tcp.set_nodelay(true).map_err(|error| plain(&error))?;
+    let name = ServerName::try_from(endpoint.host.clone()).map_err(|error| plain(&error))?;
+    tokio_rustls::TlsConnector::from(tls).connect(name, tcp).await.map_err(|error| {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let untrusted = matches!(inner, Some(rustls::Error::InvalidCertificate(_)));
+        (format!("{server}: {}", chain(&error)), untrusted)
+    })
 }
 
 fn credentials(trust: &Trust, identity: Identity, clock: &Arc<Clock>, generation: u64) -> Result<Credentials, String> {

@@ -5,6 +5,7 @@
 mod location;
 mod rewrite;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +18,11 @@ use hyper_util::rt::TokioIo;
 use ring::rand::{SecureRandom, SystemRandom};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::kubelet::{address_of, hand_back};
+use super::kubelet::{address_of, dial, hand_back};
 use super::path::ResourcePath;
+use super::tunnels::Stream;
 use super::{Api, Body, Request, answer, body};
 use crate::object::Object;
 use crate::pki;
@@ -73,14 +74,25 @@ impl Api {
         if let Ok(uri) = HeaderValue::from_str(&format!("{prefix}{rest}")) {
             wanted.headers_mut().insert(FORWARDED_URI, uri);
         }
-        let response = exchange(&location, wanted).await.map_err(|why| {
-            let Location { host, port, .. } = &location;
-            ApiError::unavailable(format!("error trying to reach service: dial tcp {host}:{port}: {why}"))
-        })?;
+        let failed = |why: String| ApiError::unavailable(format!("error trying to reach service: {why}"));
+        let stream = self.reach(&location).await.map_err(failed)?;
+        let response = exchange(stream, &location, wanted)
+            .await
+            .map_err(|why| failed(format!("dial tcp {}:{}: {why}", location.host, location.port)))?;
         let upgrade = request.upgrade.clone().filter(|_| upgrades);
         let authority = format!("{}:{}", location.host, location.port);
         let behind = Behind { prefix, authority: &authority };
         lead_back(response, upgrade, &behind).await
+    }
+
+    /// A connection to where a request goes on: a pod's address also through its board's tunnel.
+    async fn reach(&self, location: &Location) -> Result<Box<dyn Stream>, String> {
+        let Location { host, port, node, .. } = location;
+        if let (Some(kubelets), Ok(ip), Ok(node)) = (&self.kubelets, host.parse(), self.node(node).await) {
+            return kubelets.reach(&self.registry, &node, SocketAddr::new(ip, *port)).await;
+        }
+        let failed = |why: String| format!("dial tcp {host}:{port}: {why}");
+        Ok(Box::new(dial(host, *port, CONNECT).await.map_err(|(why, _)| failed(why))?))
     }
 
     async fn proxied(&self, target: &Target, plural: &str, name: &str) -> Answer<Object> {
@@ -101,8 +113,8 @@ impl Api {
         let start = draw(found.len());
         for (location, reference) in found.iter().cycle().skip(start).take(found.len()) {
             let pod = self.proxied(target, "pods", reference["name"].as_str().unwrap_or_default()).await;
-            if pod.is_ok_and(|pod| location::is_of(location, reference, &pod)) {
-                return Ok(location.clone());
+            if let Some(pod) = pod.ok().filter(|pod| location::is_of(location, reference, pod)) {
+                return Ok(Location { node: pod.text(&["spec", "nodeName"]).to_owned(), ..location.clone() });
             }
         }
         Err(ApiError::unavailable(format!("no endpoints available for service {:?}", target.name)))
@@ -133,15 +145,12 @@ fn redirect(to: &str) -> http::Response<Body> {
     response
 }
 
-/// One request to an address. Pods' certificates are their own affair: whoever wants TLS gets it unverified, as upstream's.
-async fn exchange(location: &Location, request: http::Request<Body>) -> Result<http::Response<Incoming>, String> {
-    let stream = tokio::time::timeout(CONNECT, TcpStream::connect((location.host.as_str(), location.port)));
-    let stream = stream.await.map_err(|_| "i/o timeout".to_owned())?.map_err(|error| match error.kind() {
-        std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
-        std::io::ErrorKind::HostUnreachable => "connect: no route to host".to_owned(),
-        _ => error.to_string(),
-    })?;
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+/// One request over a connection. Pods' certificates are their own affair: whoever wants TLS gets it unverified, as upstream's.
+async fn exchange(
+    stream: Box<dyn Stream>,
+    location: &Location,
+    request: http::Request<Body>,
+) -> Result<http::Response<Incoming>, String> {
     if !location.tls {
         return send(stream, request).await;
     }

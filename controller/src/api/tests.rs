@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 mod managers;
 mod resizing;
+mod tunnels;
 
 use super::*;
 use crate::client::{Client, ClientError, DeleteOptions, ListOptions, PatchKind, Resource, Step, WatchEvent};

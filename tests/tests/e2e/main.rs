@@ -13,6 +13,7 @@ mod demo;
 mod identity;
 mod join;
 mod kubectl;
+mod nat;
 mod policy;
 mod static_binary;
 mod streams;

@@ -27,6 +27,11 @@ pub(crate) fn of_node(node: &Object) -> Answer<(String, u16)> {
     Ok((address.to_owned(), port))
 }
 
+/// Whether the node has fallen silent: it will not open a connection either.
+pub(crate) fn is_lost(node: &Object) -> bool {
+    node.items(&["status", "conditions"]).iter().any(|one| one["type"] == "Ready" && one["status"] == "Unknown")
+}
+
 /// A query as `Query` reads it: parameter to its values.
 pub(crate) type Values<'a> = &'a dyn Fn(&str) -> Vec<String>;
 

@@ -21,6 +21,8 @@ pub(crate) struct Location {
     pub(crate) tls: bool,
     pub(crate) host: String,
     pub(crate) port: u16,
+    /// The node of the pod that has this address; empty for an address that is no pod's.
+    pub(crate) node: String,
 }
 
 /// Reads `[scheme:]name[:port]`; `kind` is for the refusal.
@@ -45,7 +47,7 @@ pub(crate) fn of_pod(asked: &Named<'_>, pod: &Object) -> Answer<Location> {
         given => number(given)?,
     };
     let host = address(pod.text(&["status", "podIP"]))?;
-    Ok(Location { tls: asked.tls, host, port })
+    Ok(Location { tls: asked.tls, host, port, node: pod.text(&["spec", "nodeName"]).to_owned() })
 }
 
 /// A service: what its port is called in the endpoints.
@@ -68,7 +70,8 @@ pub(crate) fn of_endpoints(asked: &Named<'_>, port: &str, endpoints: &Object) ->
         let Some(number) = number.and_then(|number| u16::try_from(number).ok()) else { continue };
         for address in subset["addresses"].as_array().into_iter().flatten() {
             let host = address["ip"].as_str().unwrap_or_default().to_owned();
-            found.push((Location { tls: asked.tls, host, port: number }, address["targetRef"].clone()));
+            let location = Location { tls: asked.tls, host, port: number, node: String::new() };
+            found.push((location, address["targetRef"].clone()));
         }
     }
     found
@@ -82,7 +85,7 @@ pub(crate) fn is_of(location: &Location, reference: &Value, pod: &Object) -> boo
 
 /// A port of a node that is not its kubelet's.
 pub(crate) fn of_node(asked: &Named<'_>, host: String) -> Answer<Location> {
-    Ok(Location { tls: asked.tls, host: address(&host)?, port: number(asked.port)? })
+    Ok(Location { tls: asked.tls, host: address(&host)?, port: number(asked.port)?, node: String::new() })
 }
 
 fn number(text: &str) -> Answer<u16> {
