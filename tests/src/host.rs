@@ -10,8 +10,8 @@ pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the workspace").to_owned()
 }
 
-/// The binary with etcd, in the profile that end-to-end tests share: release behaviour, and built in half the time. `BRAMBLE_BIN`
-/// names another one.
+/// The binary with etcd, of the crates that unit tests are built with: two more are compiled for it. What people run, the
+/// release, is what a board's image has. `BRAMBLE_BIN` names another one.
 ///
 /// # Panics
 /// It cannot be built.
@@ -22,7 +22,7 @@ pub fn binary() -> &'static Path {
         if let Some(path) = std::env::var_os("BRAMBLE_BIN") {
             return path.into();
         }
-        build(&["--profile", "e2e", "--features", "etcd"])
+        build(&["--workspace", "--all-features"])
     })
 }
 
