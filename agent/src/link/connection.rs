@@ -38,8 +38,9 @@ const NEXT_TIMEOUT: Duration = Duration::from_secs(4);
 const NEXT_PING_INTERVAL: Duration = Duration::from_secs(10);
 const NEXT_PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Pings find a peer that vanished without a word; upstream's 30 s and 15 s.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// Pings find a peer that vanished without a word: so long after it was last heard. A board that renews its Lease more often
+/// needs none.
+const PING_INTERVAL: Duration = Duration::from_secs(45);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Bytes in flight per stream and connection; hyper's 2 MiB and 5 MiB are for fast networks and large machines.
@@ -138,6 +139,8 @@ pub struct Connection {
     credentials: Lock<Credentials>,
     current: Mutex<Current>,
     connected: watch::Sender<u64>,
+    /// [`PING_INTERVAL`], or longer.
+    ping_after: Lock<Duration>,
 }
 
 #[derive(Clone)]
@@ -174,6 +177,7 @@ impl Connection {
             credentials: Lock::new(credentials),
             current: Mutex::new(current),
             connected: watch::Sender::new(0),
+            ping_after: Lock::new(PING_INTERVAL),
         })
     }
 
@@ -182,6 +186,12 @@ impl Connection {
     pub fn or_found(mut self, pins: Vec<KeyPin>) -> Self {
         self.found_by = Some(pins);
         self
+    }
+
+    /// Something is asked so often anyway: the next connections need no pings in between.
+    pub fn asked_every(&self, pause: Duration) {
+        let mut after = self.ping_after.lock().unwrap_or_else(PoisonError::into_inner);
+        *after = PING_INTERVAL.max(pause + Duration::from_secs(5));
     }
 
     /// New requests use these credentials over a new connection; what is under way ends on the old one.
@@ -224,7 +234,7 @@ impl Connection {
     async fn connect_known(&self, credentials: &Credentials) -> Result<SendRequest<Full<Bytes>>, (String, bool)> {
         let count = self.endpoints().len();
         let (timeout, pings) = match count {
-            1 => (CONNECT_TIMEOUT, (PING_INTERVAL, PING_TIMEOUT)),
+            1 => (CONNECT_TIMEOUT, (*self.ping_after.lock().unwrap_or_else(PoisonError::into_inner), PING_TIMEOUT)),
             _ => (NEXT_TIMEOUT, (NEXT_PING_INTERVAL, NEXT_PING_TIMEOUT)),
         };
         let mut last = (String::new(), false);

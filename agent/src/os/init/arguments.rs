@@ -39,6 +39,9 @@ pub(super) fn arguments(config: &Config, node_name: &str, join_file: Option<&Pat
         if let Some(seconds) = config.network.overlay_keepalive {
             option("--overlay-keepalive", &seconds.to_string());
         }
+        if let Some(seconds) = config.network.node_lease_duration {
+            option("--node-lease-duration", &format!("{seconds}s"));
+        }
         if let Some(folder) = &config.cni.conf_dir {
             option("--cni-conf-dir", folder);
             config.cni.bin_dir.iter().for_each(|folders| option("--cni-bin-dir", folders));
@@ -88,8 +91,9 @@ mod tests {
         let mirror = "[registries.mirrors]\n\"docker.io\" = [\"http://m:1\", \"n\"]\n[registries.ca]\n\
                       n = \"-----BEGIN CERTIFICATE----- -----END CERTIFICATE-----\"";
         let asked = "--registry-mirror docker.io=http://m:1 --registry-mirror docker.io=n";
-        let overlay = "[network]\noverlay = \"auto\"\noverlay-keepalive = 25";
-        assert_eq!(line(overlay), format!("up {dirs} --overlay auto --overlay-keepalive 25"));
+        let overlay = "[network]\noverlay = \"auto\"\noverlay-keepalive = 25\nnode-lease-duration = 600";
+        let words = "--overlay auto --overlay-keepalive 25 --node-lease-duration 600s";
+        assert_eq!(line(overlay), format!("up {dirs} {words}"));
         let cni = "[cni]\nconf-dir = \"/data/net.d\"\nbin-dir = \"/data/bin\"";
         assert_eq!(line(cni), format!("up {dirs} --cni-conf-dir /data/net.d --cni-bin-dir /data/bin"));
         assert_eq!(line(mirror), format!("up {dirs} {asked} --registry-ca n=/run/bramble-authorities/n.crt"));
