@@ -80,6 +80,8 @@ pub struct Options {
     pub kubelet_port: u16,
     /// The system's clock follows the controller's.
     pub set_clock: bool,
+    /// For how long the board's Lease is good.
+    pub lease_duration: Duration,
 }
 
 /// Where CNI plugins and their configuration are.
@@ -271,6 +273,7 @@ impl Agent {
             pins: self.options.pins.clone(),
         };
         let joined = joined(&join, &self.clock).await?;
+        joined.connection.asked_every(node::renewed_every(self.options.lease_duration));
         self.transport.set(joined.connection.clone());
         let pod_network = PodNet { network: self.network, plugins: self.plugins };
         // A board that was here before has its range already.
@@ -422,6 +425,7 @@ fn node_options(options: &Options, server: Option<SocketAddr>) -> NodeOptions {
         data_dir: options.instance.data_dir.clone(),
         server,
         node_ips: options.node_ips.clone(),
+        lease_duration: options.lease_duration,
     }
 }
 

@@ -70,6 +70,17 @@ pub enum PatchKind {
     Apply,
 }
 
+impl PatchKind {
+    fn content_type(self) -> &'static str {
+        match self {
+            Self::Merge => "application/merge-patch+json",
+            Self::Strategic => "application/strategic-merge-patch+json",
+            Self::Json => "application/json-patch+json",
+            Self::Apply => "application/apply-patch+yaml",
+        }
+    }
+}
+
 /// The agent's API client; clones share the connection.
 #[derive(Clone)]
 pub struct Link {
@@ -127,13 +138,17 @@ impl Link {
     /// # Errors
     /// Any [`LinkError`].
     pub async fn patch(&self, path: &str, kind: PatchKind, patch: &Value) -> Result<Value, LinkError> {
-        let content_type = match kind {
-            PatchKind::Merge => "application/merge-patch+json",
-            PatchKind::Strategic => "application/strategic-merge-patch+json",
-            PatchKind::Json => "application/json-patch+json",
-            PatchKind::Apply => "application/apply-patch+yaml",
-        };
-        self.call(Method::PATCH, path, Some(content_type), Some(patch)).await
+        self.call(Method::PATCH, path, Some(kind.content_type()), Some(patch)).await
+    }
+
+    /// PATCH whose outcome is known beforehand: the server is asked for no more than its success (RFC 7240).
+    ///
+    /// # Errors
+    /// Any [`LinkError`].
+    pub async fn patch_only(&self, path: &str, kind: PatchKind, patch: &Value) -> Result<(), LinkError> {
+        let mut request = request(Method::PATCH, path, Some(kind.content_type()), Some(patch))?;
+        request.headers_mut().insert("prefer", header::HeaderValue::from_static("return=minimal"));
+        self.answered(path, request, REQUEST_TIMEOUT).await.map(drop)
     }
 
     /// DELETE with `metav1.DeleteOptions`.

@@ -1,6 +1,7 @@
 //! Pure: the Node object of this board: registration, status, conditions; its shell posts them.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
@@ -11,7 +12,8 @@ mod facts;
 mod post;
 
 pub use facts::{boot_id, gather, own_address};
-pub use post::{NodeOptions, NodeSignals, run};
+pub(crate) use post::renewed_every;
+pub use post::{LEASE_DURATION, NodeOptions, NodeSignals, run};
 
 /// The Kubernetes version that this kubelet speaks.
 pub const KUBELET_VERSION: &str = "v1.35.0+bramble";
@@ -302,7 +304,7 @@ pub fn status_patch(status: &Value) -> Value {
 
 /// The Lease in `kube-node-lease`.
 #[must_use]
-pub fn lease(name: &str, node_uid: &str, now_ms: i64) -> Value {
+pub fn lease(name: &str, node_uid: &str, duration: Duration, now_ms: i64) -> Value {
     json!({
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
@@ -313,7 +315,7 @@ pub fn lease(name: &str, node_uid: &str, now_ms: i64) -> Value {
         },
         "spec": {
             "holderIdentity": name,
-            "leaseDurationSeconds": 40,
+            "leaseDurationSeconds": duration.as_secs(),
             "renewTime": crate::pods::time::micro_time(now_ms),
         },
     })

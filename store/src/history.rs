@@ -85,6 +85,11 @@ impl Ring {
         self.floor
     }
 
+    /// The newest revision that it knows of; what is watched from there on misses nothing, however late.
+    pub(crate) fn newest(&self) -> Revision {
+        self.entries.back().map_or(self.floor, |entry| entry.event.revision)
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -184,6 +189,7 @@ mod tests {
         ring.push(put(14, "pods/b", Some(12)), at(3));
         ring.forget_before(at(1));
         assert_eq!(ring.position_after(Revision(10)), 0);
+        assert_eq!((Ring::new(Revision(10)).newest(), ring.newest()), (Revision(10), Revision(14)));
         assert_eq!(ring.position_after(Revision(13)), 3);
         assert!(ring.forget() && ring.forget());
         assert_eq!(ring.floor(), Revision(12));

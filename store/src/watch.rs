@@ -60,6 +60,12 @@ impl Watch {
         Ok(None)
     }
 
+    /// Whether anything happened to the resource after `revision`. Where nothing did, a watch that goes on from there misses
+    /// nothing, however long ago it was.
+    pub fn moved_since(&self, revision: Revision) -> bool {
+        self.shared.state().resource(resource(&self.prefix).unwrap_or_default()).ring.newest() > revision
+    }
+
     /// The last revision up to which this watch has given everything: what a bookmark may say.
     pub fn caught_up_to(&self) -> Revision {
         let mut state = self.shared.state();

@@ -1,5 +1,6 @@
 //! The figures of the README, measured on this machine and printed: `cargo bench -p bramble-tests --bench figures`.
-//! Nothing here fails because a machine is slow. `BRAMBLE_FIGURES_IDLE_S` changes the idle minute.
+//! Nothing here fails because a machine is slow. `BRAMBLE_FIGURES_IDLE_S` changes the idle minute. `-- wire` measures the line of
+//! an idle board alone, which takes ten minutes more (`BRAMBLE_FIGURES_WIRE_S`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,6 +19,8 @@ use serde_json::{Value, json};
 
 #[path = "figures/sizes.rs"]
 mod sizes;
+#[path = "figures/wire.rs"]
+mod wire;
 
 const PODS: usize = 50;
 const COLLECTION: &str = "/api/v1/namespaces/default/pods";
@@ -27,6 +30,9 @@ const RATE: Duration = Duration::from_secs(3);
 
 fn main() {
     println!("| figure | measured |\n| --- | --- |");
+    if std::env::args().any(|word| word == "wire") {
+        return wire::idle_board(row);
+    }
     if std::env::var_os("BRAMBLE_BIN").is_none() {
         for (name, size) in sizes::by_crate() {
             row(&format!("of the binary: {name}"), &format!("{size:.2} MB"));
@@ -46,6 +52,8 @@ fn main() {
     for clients in [1, 50] {
         rates(&client, clients);
     }
+    drop(board);
+    wire::idle_board(row);
 }
 
 /// Files below a folder with the moment of their last change.

@@ -103,9 +103,14 @@ impl Board {
     /// # Panics
     /// It does not come up.
     pub fn start(&mut self, options: &[&str]) {
-        self.options = options.iter().map(|option| (*option).to_owned()).collect();
+        self.always(options);
         self.launch(&["up", "--node-name", "pi-1"]);
         self.wait_for_line("bramble: up.");
+    }
+
+    /// Options of all that is started on it from now on.
+    pub fn always(&mut self, options: &[&str]) {
+        self.options = options.iter().map(|option| (*option).to_owned()).collect();
     }
 
     /// Starts `bramble agent` with a fresh token of a controller; the node is Ready when it returns.

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use bramble_agent::os::config::{self, Config};
@@ -55,6 +56,8 @@ fn fill(options: &mut Options, config: Config, beside: &Path, authorities: &Path
     }
     options.overlay = options.overlay.or(network.overlay);
     options.overlay_keepalive_s = options.overlay_keepalive_s.or(network.overlay_keepalive);
+    let lease = network.node_lease_duration.map(|seconds| Duration::from_secs(seconds.into()));
+    options.node_lease_duration = options.node_lease_duration.or(lease);
     if options.cni_conf_dir.is_none()
         && let Some(folder) = cni.conf_dir
     {

@@ -14,6 +14,7 @@ use bramble_agent::instance::Instance;
 use bramble_agent::join;
 use bramble_agent::link::{Endpoint, KeyPin};
 use bramble_agent::network::Cidr;
+use bramble_agent::node::LEASE_DURATION;
 use bramble_agent::platform;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -312,6 +313,7 @@ pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
         resolv_conf: options.resolv_conf.clone(),
         kubelet_port: options.kubelet_port,
         set_clock: options.set_clock,
+        lease_duration: options.node_lease_duration.unwrap_or(LEASE_DURATION),
     };
     with_end(|end| async move {
         agent::run(settings, end, || println!("ready; the node is registered")).await?;

@@ -41,7 +41,7 @@ Options of up and controller
   --service-cidr CIDR       services                        (default 10.43.0.0/16)
   --load-balancer-pool RANGE[,RANGE]   such as 192.168.1.240-192.168.1.250: for Services of type LoadBalancer
   --site FILE               region, zones and their boards: labels of nodes and volumes; TOML, as the README says
-  --node-monitor-grace-period TIME   a board that is silent this long counts as lost (default 50s)
+  --node-monitor-grace-period TIME   a board that is silent this long counts as lost (default 50s), or as long as its Lease says
   --snapshot-every TIME     such as 12h, 30m: snapshots by the clock, of root alone   (default: none)
   --snapshot-keep N         the newest ones stay            (default 5)
   --snapshot-dir DIR        where                           (default <data dir>/snapshots, if no bucket is named)
@@ -64,6 +64,8 @@ Options of up and agent
   --resolv-conf FILE                resolvers of foreign names (default /etc/resolv.conf)
   --cloud-provider external         the node takes no pods until --site, or another provider, has said where it stands
   --kubelet-port PORT               (default 10250)
+  --node-lease-duration TIME        how long this board may be silent; it is heard in two fifths of it, such as 20s where it is to be
+                                    missed soon, 10m where the line is dear   (default 100s, some 0.8 MB a day)
 Options of agent
   --set-clock               the system's clock follows the controller's, where nothing else sets it
 Logging: BRAMBLE_LOG=error|warn|info|debug|trace (default info)

@@ -11,6 +11,9 @@ use super::snapshot::options::{SnapshotOptions, duration};
 /// Where distributions of plugins put them.
 pub(crate) const CNI_BIN_DIR: &str = "/opt/cni/bin";
 
+/// A controller waits no longer for any board.
+const LEASE_MAX: Duration = Duration::from_secs(3600);
+
 /// Options shared by the verbs; each takes what concerns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Options {
@@ -76,6 +79,8 @@ pub(crate) struct Options {
     pub(crate) external_provider: bool,
     /// Port of the kubelet's HTTP server.
     pub(crate) kubelet_port: u16,
+    /// How long a board may be silent, by its own Lease.
+    pub(crate) node_lease_duration: Option<Duration>,
     /// The system's clock follows the controller's.
     pub(crate) set_clock: bool,
     /// The card of a flashed board, where it is not the one that was booted.
@@ -154,6 +159,7 @@ impl Default for Options {
             resolv_conf: "/etc/resolv.conf".into(),
             external_provider: false,
             kubelet_port: 10250,
+            node_lease_duration: None,
             set_clock: false,
             card: None,
             config: None,
@@ -189,6 +195,13 @@ pub(super) fn option(options: &mut Options, name: &str, parser: &mut lexopt::Par
         "site" => options.site = Some(directory(parser)?),
         "node-monitor-grace-period" => {
             options.node_monitor_grace_period = Some(duration(&parser.value()?.string()?)?);
+        }
+        "node-lease-duration" => {
+            let given = duration(&parser.value()?.string()?)?;
+            if given > LEASE_MAX {
+                return Err("--node-lease-duration: an hour is the most".into());
+            }
+            options.node_lease_duration = Some(given);
         }
         "service-cidr" => options.service_cidr = parser.value()?.string()?,
         "no-mdns" => options.mdns = false,

@@ -204,6 +204,9 @@ fn children(options: &Options) -> anyhow::Result<Vec<Child>> {
     let mut agent = shared;
     agent.extend(["--server".into(), super::daemon::local_server(options)?]);
     agent.extend(["--kubelet-port".into(), options.kubelet_port.to_string()]);
+    if let Some(duration) = options.node_lease_duration {
+        agent.extend(["--node-lease-duration".into(), format!("{}s", duration.as_secs())]);
+    }
     agent.extend(["--resolv-conf".into(), text(&options.resolv_conf)?]);
     if options.external_provider {
         agent.extend(["--cloud-provider".into(), "external".into()]);

@@ -43,8 +43,9 @@ const AUTHORITIES: &str = "bramble-authorities";
 /// A longer value is no digest.
 const AUTHORITIES_BYTES_MAX: usize = 64;
 
-/// Pings find a peer that vanished without a word; upstream's 30 s and 15 s.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// Pings find a peer that vanished without a word: so long after it was last heard. A board that renews its Lease more often
+/// needs none.
+const PING_INTERVAL: Duration = Duration::from_secs(45);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Bytes in flight per stream and connection; hyper's 2 MiB and 5 MiB are for fast networks and large machines.
@@ -144,6 +145,8 @@ pub struct Connection {
     current: Mutex<Current>,
     connected: watch::Sender<u64>,
     authorities: watch::Sender<Option<String>>,
+    /// [`PING_INTERVAL`], or longer.
+    ping_after: Lock<Duration>,
 }
 
 #[derive(Clone)]
@@ -181,6 +184,7 @@ impl Connection {
             current: Mutex::new(current),
             connected: watch::Sender::new(0),
             authorities: watch::Sender::new(None),
+            ping_after: Lock::new(PING_INTERVAL),
         })
     }
 
@@ -189,6 +193,12 @@ impl Connection {
     pub fn or_found(mut self, pins: Vec<KeyPin>) -> Self {
         self.found_by = Some(pins);
         self
+    }
+
+    /// Something is asked so often anyway: the next connections need no pings in between.
+    pub fn asked_every(&self, pause: Duration) {
+        let mut after = self.ping_after.lock().unwrap_or_else(PoisonError::into_inner);
+        *after = PING_INTERVAL.max(pause + Duration::from_secs(5));
     }
 
     /// New requests use these credentials over a new connection; what is under way ends on the old one.
@@ -231,7 +241,7 @@ impl Connection {
     async fn connect_known(&self, credentials: &Credentials) -> Result<SendRequest<Full<Bytes>>, (String, bool)> {
         let count = self.endpoints().len();
         let (timeout, pings) = match count {
-            1 => (CONNECT_TIMEOUT, (PING_INTERVAL, PING_TIMEOUT)),
+            1 => (CONNECT_TIMEOUT, (*self.ping_after.lock().unwrap_or_else(PoisonError::into_inner), PING_TIMEOUT)),
             _ => (NEXT_TIMEOUT, (NEXT_PING_INTERVAL, NEXT_PING_TIMEOUT)),
         };
         let mut last = (String::new(), false);

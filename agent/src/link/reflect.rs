@@ -31,8 +31,8 @@ const MAX_EVENT_BYTES: usize = 8 << 20;
 /// Objects in one page of a list.
 const PAGE_LIMIT: usize = 100;
 
-/// A watch ends by itself after five to ten minutes, as client-go's.
-const WATCH_SECONDS: (f64, f64) = (300.0, 300.0);
+/// A watch ends by itself after three to six hours: to begin again costs half a kilobyte, and pings find a dead connection.
+const WATCH_SECONDS: (f64, f64) = (10_800.0, 10_800.0);
 
 /// What to reflect.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]

@@ -8,18 +8,27 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
 use super::{Facts, Health, Registration, Reserved};
 use crate::join::ServingNames;
 use crate::link::{Clock, Delta, Interest, Link, LinkError, PatchKind};
 
-/// Upstream renews a lease of 40 s each 10 s.
-const LEASE_INTERVAL: Duration = Duration::from_secs(10);
+/// What a board's Lease promises unless said otherwise (upstream: 40 s, renewed each 10 s, which is 6 MB a day of an idle line).
+pub const LEASE_DURATION: Duration = Duration::from_secs(100);
 
-/// A status that did not change is posted this rarely (`nodeStatusReportFrequency`).
-const STATUS_INTERVAL: Duration = Duration::from_secs(300);
+/// A failed renewal or post is tried again after this time, and when the connection is back.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// A status that did not change is posted this rarely (`nodeStatusReportFrequency`): the Lease says that the board lives, and
+/// each post is sent to all other boards.
+const STATUS_INTERVAL: Duration = Duration::from_secs(12 * 3600);
+
+/// Two renewals may fail.
+pub(crate) fn renewed_every(lease: Duration) -> Duration {
+    lease * 2 / 5
+}
 
 /// Identity and settings of the node.
 #[derive(Debug, Clone)]
@@ -34,6 +43,8 @@ pub struct NodeOptions {
     pub server: Option<SocketAddr>,
     /// `--node-ip`; empty means found by itself.
     pub node_ips: Vec<IpAddr>,
+    /// For how long the board's Lease is good; renewed in two fifths of it.
+    pub lease_duration: Duration,
 }
 
 /// What the node's loop reads and tells.
@@ -55,10 +66,11 @@ pub async fn run(options: NodeOptions, link: Link, clock: Arc<Clock>, mut signal
     let facts = super::gather(&options.data_dir, options.server, &options.node_ips);
     // Exactly what the Node says of itself: a request with any other name is not approved.
     signals.names.send_replace(ServingNames { dns: vec![name.clone()], ips: facts.addresses.clone() });
-    let mut poster = Poster { options, facts, link: link.clone(), clock, node: Value::Null, posted: None };
+    let every = renewed_every(options.lease_duration);
+    let mut poster =
+        Poster { options, facts, link: link.clone(), clock, node: Value::Null, posted: None, known: false };
     let mut changes = link.reflect(Interest::named("/api/v1/nodes", &name));
-    let mut tick = interval(LEASE_INTERVAL);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut due = Instant::now();
     let mut seen = false;
     loop {
         tokio::select! {
@@ -76,7 +88,9 @@ pub async fn run(options: NodeOptions, link: Link, clock: Arc<Clock>, mut signal
                 Delta::Synced if !seen => poster.forget(),
                 Delta::Synced => {}
             },
-            _ = tick.tick() => poster.renew().await,
+            () = sleep_until(due) => due = Instant::now() + if poster.renew().await { every } else { RETRY.min(every) },
+            // Who was away is heard at once.
+            () = link.reconnected() => due = Instant::now(),
             Ok(()) = signals.health.changed() => {}
             true = left(&mut signals.leaving) => {
                 let mut health = signals.health.borrow().clone();
@@ -86,7 +100,9 @@ pub async fn run(options: NodeOptions, link: Link, clock: Arc<Clock>, mut signal
             }
         }
         let health = signals.health.borrow_and_update().clone();
-        poster.post(&health).await;
+        if !poster.post(&health).await {
+            due = due.min(Instant::now() + RETRY);
+        }
     }
 }
 
@@ -103,27 +119,30 @@ struct Poster {
     node: Value,
     /// When the status was last posted.
     posted: Option<Instant>,
+    /// The Lease that the server has is ours, and promises what we mean.
+    known: bool,
 }
 
 impl Poster {
     fn forget(&mut self) {
         self.node = Value::Null;
         self.posted = None;
+        self.known = false;
     }
 
     fn path(&self) -> String {
         format!("/api/v1/nodes/{}", self.options.registration.name)
     }
 
-    async fn post(&mut self, health: &Health) {
+    /// Whether the server has what it should have.
+    async fn post(&mut self, health: &Health) -> bool {
         let outcome = if self.node.is_null() { self.register(health).await } else { self.update(health).await };
-        if let Err(error) = outcome {
-            // The next tick comes in ten seconds; the watch tells sooner when the connection is back.
-            if error.is_not_found() {
-                self.forget();
-            }
-            warn!(node = %self.options.registration.name, %error, "posting the node");
+        let Err(error) = outcome else { return true };
+        if error.is_not_found() {
+            self.forget();
         }
+        warn!(node = %self.options.registration.name, %error, "posting the node");
+        false
     }
 
     fn status(&self, health: &Health) -> Value {
@@ -184,19 +203,23 @@ impl Poster {
         Ok(())
     }
 
-    async fn renew(&mut self) {
-        let Some(uid) = self.node["metadata"]["uid"].as_str() else { return };
+    /// Whether the Lease is good again. What the server knows already is not told again: an idle line carries little else.
+    async fn renew(&mut self) -> bool {
+        let Some(uid) = self.node["metadata"]["uid"].as_str() else { return false };
         let name = &self.options.registration.name;
-        let lease = super::lease(name, uid, self.clock.now_ms());
+        let lease = super::lease(name, uid, self.options.lease_duration, self.clock.now_ms());
         let collection = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
-        let patch = json!({"spec": lease["spec"]});
-        let renewed = match self.link.patch(&format!("{collection}/{name}"), PatchKind::Merge, &patch).await {
-            Err(error) if error.is_not_found() => self.link.create(collection, &lease).await,
+        let time = json!({"renewTime": lease["spec"]["renewTime"]});
+        let patch = json!({"spec": if self.known { &time } else { &lease["spec"] }});
+        let renewed = match self.link.patch_only(&format!("{collection}/{name}"), PatchKind::Merge, &patch).await {
+            Err(error) if error.is_not_found() => self.link.create(collection, &lease).await.map(drop),
             other => other,
         };
+        self.known = renewed.is_ok();
         if let Err(error) = renewed {
             warn!(node = %name, %error, "renewing the lease");
         }
+        self.known
     }
 }
 
@@ -216,6 +239,7 @@ mod tests {
             data_dir: "/".into(),
             server: None,
             node_ips: vec!["10.0.0.5".parse().unwrap()],
+            lease_duration: LEASE_DURATION,
         }
     }
 
@@ -265,7 +289,7 @@ mod tests {
         let count = |text: &str| asked.iter().filter(|line| line.starts_with(text)).count();
         assert_eq!(count("POST /api/v1/nodes"), 1, "{asked:?}");
         assert_eq!(count("PATCH /api/v1/nodes/pi-1/status"), 0, "nothing changed: {asked:?}");
-        assert_eq!(count("PATCH /apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/pi-1"), 7, "{asked:?}");
+        assert_eq!(count("PATCH /apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/pi-1"), 4, "{asked:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -114,6 +114,8 @@ pub struct Network {
     pub overlay: Option<Overlay>,
     /// On a board behind a NAT: seconds between signs of life through WireGuard.
     pub overlay_keepalive: Option<u16>,
+    /// Seconds that this board may be silent, 10 to 3600.
+    pub node_lease_duration: Option<u16>,
 }
 
 /// CNI plugins, where pods are to be connected by them.
@@ -273,18 +275,7 @@ fn check(config: &mut Config, text: &str, mistakes: &mut Vec<Mistake>) {
         wrong("site", "site is no name of a file".into(), cure);
         config.site = None;
     }
-    if config.network.address.as_deref().is_some_and(|address| interface_address(address).is_none()) {
-        wrong("address", "network.address is no address with its length".into(), "write \"192.168.1.20/24\"");
-        config.network.address = None;
-    }
-    if config.network.gateway.is_some() && config.network.address.is_none() {
-        wrong(
-            "gateway",
-            "a gateway without an address".into(),
-            "give network.address, or remove the gateway: DHCP tells",
-        );
-        config.network.gateway = None;
-    }
+    check_network(&mut config.network, &mut wrong);
     let controller = &mut config.controller;
     if controller.address.as_deref().is_some_and(|url| !url.starts_with("https://") || url.len() < 10) {
         wrong("address", "controller.address is no URL of a controller".into(), "write \"https://ADDRESS:6443\"");
@@ -327,6 +318,26 @@ fn check(config: &mut Config, text: &str, mistakes: &mut Vec<Mistake>) {
         wrong("role", "an agent needs a controller to join".into(), cure);
     }
     wifi::check(&mut config.wifi, text, mistakes);
+}
+
+fn check_network(network: &mut Network, wrong: &mut impl FnMut(&str, String, &str)) {
+    if network.address.as_deref().is_some_and(|address| interface_address(address).is_none()) {
+        wrong("address", "network.address is no address with its length".into(), "write \"192.168.1.20/24\"");
+        network.address = None;
+    }
+    if network.gateway.is_some() && network.address.is_none() {
+        wrong(
+            "gateway",
+            "a gateway without an address".into(),
+            "give network.address, or remove the gateway: DHCP tells",
+        );
+        network.gateway = None;
+    }
+    if network.node_lease_duration.is_some_and(|seconds| !(10..=3600).contains(&seconds)) {
+        let cure = "write seconds from 10 to 3600, or remove the line: 100";
+        wrong("node-lease-duration", "network.node-lease-duration is no time for a board to be silent".into(), cure);
+        network.node_lease_duration = None;
+    }
 }
 
 fn check_registries(registries: &mut Registries, wrong: &mut impl FnMut(&str, String, &str)) {

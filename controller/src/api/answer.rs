@@ -1,13 +1,13 @@
 //! Pure: answers: objects and errors as HTTP responses in the form that the client accepts.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WARNING};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WARNING};
 use serde_json::Value;
 
-use super::Body;
 use super::body::full;
 use super::negotiate::{Form, Media, Shape};
 use super::table::{self, Include};
+use super::{Body, Request};
 use crate::kinds::Kind;
 use crate::registry::status::{Answer, ApiError};
 use crate::registry::{Written, view};
@@ -70,6 +70,32 @@ pub(crate) fn object(
     Ok(value(code, form, &shown))
 }
 
+/// A written object in the client's form; nothing for who prefers that (RFC 7240), as agents do for what they write often.
+pub(crate) fn written(
+    request: &Request,
+    form: Form,
+    kind: &Kind,
+    written: &Written,
+    now: i64,
+) -> Answer<http::Response<Body>> {
+    if prefers_nothing(request.header(PREFER)) {
+        let mut response = http::Response::new(full(Bytes::new()));
+        *response.status_mut() = http::StatusCode::NO_CONTENT;
+        response.headers_mut().insert(APPLIED, HeaderValue::from_static(MINIMAL));
+        return Ok(response);
+    }
+    let code = if written.created { 201 } else { 200 };
+    object(code, form, kind, written, request.include(), now)
+}
+
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+const APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+const MINIMAL: &str = "return=minimal";
+
+fn prefers_nothing(prefer: &str) -> bool {
+    prefer.split([',', ';']).any(|preference| preference.trim().eq_ignore_ascii_case(MINIMAL))
+}
+
 /// Adds `Warning` headers, as client-go prints them.
 pub(crate) fn warn(response: &mut http::Response<Body>, warnings: &[String]) {
     for warning in warnings {
@@ -77,5 +103,17 @@ pub(crate) fn warn(response: &mut http::Response<Body>, warnings: &[String]) {
         if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{escaped}\"").as_bytes()) {
             response.headers_mut().append(WARNING, value);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_prefers_a_minimal_answer_says_so() {
+        assert!(prefers_nothing("return=minimal"));
+        assert!(prefers_nothing("respond-async, Return=Minimal; wait=10"));
+        assert!(!prefers_nothing("return=representation") && !prefers_nothing(""));
     }
 }

@@ -159,12 +159,11 @@ impl Api {
         target: &Target,
         part: Part,
     ) -> Answer<http::Response<Body>> {
-        let (form, include) = (request.form()?, request.include());
+        let form = request.form()?;
         let mut call = request.call()?;
         let object = request.object(body, &target.kind, &mut call).await?;
         let written = self.registry.update(&mut call, target, part, object).await?;
-        let code = if written.created { 201 } else { 200 };
-        let mut response = answer::object(code, form, &target.kind, &written, include, self.now())?;
+        let mut response = answer::written(request, form, &target.kind, &written, self.now())?;
         answer::warn(&mut response, &call.warnings);
         Ok(response)
     }
@@ -176,13 +175,12 @@ impl Api {
         target: &Target,
         part: Part,
     ) -> Answer<http::Response<Body>> {
-        let (form, include) = (request.form()?, request.include());
+        let form = request.form()?;
         let mut call = request.call()?;
         call.force = request.query.flag("force");
         let patch = request.patch(body).await?;
         let written = self.registry.patch(&mut call, target, part, &patch).await?;
-        let code = if written.created { 201 } else { 200 };
-        let mut response = answer::object(code, form, &target.kind, &written, include, self.now())?;
+        let mut response = answer::written(request, form, &target.kind, &written, self.now())?;
         answer::warn(&mut response, &call.warnings);
         Ok(response)
     }
@@ -222,7 +220,7 @@ impl Api {
 }
 
 impl Request {
-    fn include(&self) -> Include {
+    pub(super) fn include(&self) -> Include {
         Include::parse(self.query.text("includeObject"))
     }
 

@@ -23,7 +23,8 @@ use crate::kinds::Kind;
 use crate::registry::status::{Answer, ApiError};
 use crate::registry::{Change, ChangeKind, Lister, Watcher, view};
 
-/// How often a watcher that asked for bookmarks gets one, when there is a newer revision to tell.
+/// How often a watcher that asked for bookmarks gets one, when there is a newer revision to tell and it matters: where nothing
+/// at all happened to a resource its clients can go on from where they are, and an idle board's line stays quiet.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 
 /// What to watch, and how to tell it.
@@ -111,7 +112,7 @@ impl Watching {
                 () = tokio::time::sleep_until(self.next_bookmark), if self.bookmarks => {
                     self.next_bookmark = next_beat(self.next_bookmark);
                     let revision = self.watcher.reached();
-                    if revision > self.told {
+                    if revision > self.told && self.watcher.may_fall_behind(self.told) {
                         self.told = revision;
                         return Ok(Some(self.bookmark(revision, false)));
                     }

@@ -26,6 +26,9 @@ pub(super) const CONTROLLER: Controller = Controller {
 /// A node that never reported has this long (upstream's node-startup-grace-period).
 const STARTUP_GRACE_S: u64 = 60;
 
+/// Nobody's pods wait longer for a board than this, whatever its Lease says.
+const LEASE_MAX_S: u64 = 3600;
+
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 
@@ -52,7 +55,7 @@ fn plan(view: &View, key: &Key, context: &Context) -> Plan {
     let Some(node) = view.as_node(key) else { return Plan::default() };
     let mut plan = Plan::default();
     let silent = silent_for(view, key, context);
-    let grace = if readiness(node).is_empty() { STARTUP_GRACE_S } else { context.options.node_grace.as_secs() };
+    let grace = if readiness(node).is_empty() { STARTUP_GRACE_S } else { grace(view, key, context) };
     if silent >= grace {
         if let Some(patch) = unknown(key, node, context) {
             plan.steps.push(vec![patch, status_event(key, node)]);
@@ -80,9 +83,20 @@ fn plan(view: &View, key: &Key, context: &Context) -> Plan {
     plan
 }
 
+fn lease_of(key: &Key) -> Key {
+    Key { kind: KindId::LEASES, namespace: LEASE_NAMESPACE.into(), name: key.name.clone() }
+}
+
+/// How many seconds a node may be silent: never less than its own Lease says, so that a board that saves on its line and one that
+/// is to be missed soon can be in one cluster.
+fn grace(view: &View, key: &Key, context: &Context) -> u64 {
+    let promised = view.as_lease(&lease_of(key)).map_or(0, |lease| lease.duration_s);
+    context.options.node_grace.as_secs().max(promised.min(LEASE_MAX_S))
+}
+
 /// Seconds since the node's last sign of life.
 fn silent_for(view: &View, key: &Key, context: &Context) -> u64 {
-    let lease = Key { kind: KindId::LEASES, namespace: LEASE_NAMESPACE.into(), name: key.name.clone() };
+    let lease = lease_of(key);
     let last = view.seen(key).into_iter().chain(view.seen(&lease)).max().unwrap_or_default();
     context.now.monotonic.saturating_sub(last).as_secs()
 }

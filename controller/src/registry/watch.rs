@@ -65,6 +65,12 @@ impl Watcher {
         self.watch.caught_up_to().0.max(self.after)
     }
 
+    /// Whether a client that has been told of this revision may find it gone one day: something has happened since, if only to
+    /// others than those that it watches.
+    pub fn may_fall_behind(&self, told: u64) -> bool {
+        self.watch.moved_since(Revision(told))
+    }
+
     fn seen(&self, event: Event) -> Answer<Option<Change>> {
         let revision = event.revision.0;
         let change = |kind, value| Ok(Some(Change { kind, value, revision }));

@@ -25,8 +25,9 @@ const STREAMS_MAX: u32 = 1000;
 /// How long a client may take for the TLS handshake, and for the head of a request.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(30);
-/// An idle h2 connection is asked for a sign of life, so that clients that lost power do not stay for ever.
-const PING_EVERY: Duration = Duration::from_secs(60);
+/// An idle h2 connection is asked for a sign of life, so that clients that lost power do not stay for ever. A board that renews its
+/// Lease is never idle for so long.
+const PING_EVERY: Duration = Duration::from_secs(180);
 const PING_WITHIN: Duration = Duration::from_secs(20);
 /// The largest head of a request.
 const HEAD_BYTES: usize = 64 << 10;

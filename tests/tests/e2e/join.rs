@@ -109,6 +109,6 @@ fn a_board_that_is_told_no_address_finds_its_controller() {
     assert!(found.is_some(), "{}", two.log());
     let last = || one.kubectl("get lease pi-2 -n kube-node-lease -o jsonpath={.spec.renewTime}");
     let before = last();
-    one.eventually("its lease goes on", 30, || (last() != before).then_some(()));
+    one.eventually("its lease goes on", 60, || (last() != before).then_some(()));
     let _ = stranger.bramble("down --purge");
 }

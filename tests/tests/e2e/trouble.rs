@@ -9,8 +9,8 @@ use bramble_tests::lan::Lan;
 use bramble_tests::line::{Line, Way};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Shorter than upstream's fifty seconds; a board renews its Lease each ten.
-const GRACE: [&str; 2] = ["--node-monitor-grace-period", "20s"];
+/// Shorter than upstream's fifty seconds, and boards that promise as much: they renew their Leases each eight.
+const GRACE: [&str; 4] = ["--node-monitor-grace-period", "20s", "--node-lease-duration", "20s"];
 
 /// A web server that tells its pod's name; it bears a lost board for so many seconds.
 fn tellers(replicas: usize, patience: u32, more: &str) -> String {
@@ -112,8 +112,10 @@ fn a_bad_line_is_borne_and_a_board_that_is_not_heard_is_replaced() {
     for way in [Way::Out, Way::In] {
         line.spoil(way, 30, 60);
     }
-    two.join(&one, "pi-2");
-    three.join(&one, "pi-3");
+    for (board, name) in [(&mut two, "pi-2"), (&mut three, "pi-3")] {
+        board.always(&GRACE[2..]);
+        board.join(&one, name);
+    }
     [&one, &two, &three].into_iter().for_each(Board::load_tools);
     one.apply(HOLDER);
     one.apply(&tellers(1, 1, PREFERS_THE_SECOND));
@@ -211,6 +213,7 @@ fn an_outage_of_most_of_a_site_of_twenty_boards_moves_nothing() {
     let begun = Instant::now();
     for (number, board) in boards.iter_mut().enumerate() {
         let name = format!("pi-{}", number + 2);
+        board.always(&GRACE[2..]);
         board.begin(&[&words[..], &["--node-name", &name]].concat());
     }
     wait_for_readiness(&one, &["True"; BOARDS]);

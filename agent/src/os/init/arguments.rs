@@ -42,6 +42,9 @@ pub(super) fn arguments(config: &Config, node_name: &str, join_file: Option<&Pat
         if let Some(seconds) = config.network.overlay_keepalive {
             option("--overlay-keepalive", &seconds.to_string());
         }
+        if let Some(seconds) = config.network.node_lease_duration {
+            option("--node-lease-duration", &format!("{seconds}s"));
+        }
         if let Some(folder) = &config.cni.conf_dir {
             option("--cni-conf-dir", folder);
             config.cni.bin_dir.iter().for_each(|folders| option("--cni-bin-dir", folders));
@@ -91,8 +94,9 @@ mod tests {
         let mirror = "[registries.mirrors]\n\"docker.io\" = [\"http://m:1\", \"n\"]\n[registries.ca]\n\
                       n = \"-----BEGIN CERTIFICATE----- -----END CERTIFICATE-----\"";
         let asked = "--registry-mirror docker.io=http://m:1 --registry-mirror docker.io=n";
-        let overlay = "[network]\noverlay = \"auto\"\noverlay-keepalive = 25";
-        assert_eq!(line(overlay), format!("up {dirs} --overlay auto --overlay-keepalive 25"));
+        let overlay = "[network]\noverlay = \"auto\"\noverlay-keepalive = 25\nnode-lease-duration = 600";
+        let words = "--overlay auto --overlay-keepalive 25 --node-lease-duration 600s";
+        assert_eq!(line(overlay), format!("up {dirs} {words}"));
         let site = "site = \"site.toml\"\n";
         assert_eq!(line(site), format!("up {dirs} --site /run/bramble-site"));
         assert!(!line(&format!("{site}{agent}")).contains("--site"));

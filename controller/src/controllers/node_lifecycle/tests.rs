@@ -58,6 +58,19 @@ fn a_silent_node_becomes_unknown_and_tainted() {
 }
 
 #[test]
+fn a_node_may_be_silent_as_long_as_its_lease_says() {
+    let mut world = world(&["a", "b"]);
+    let mut patient = lease("b", 1);
+    patient["spec"]["leaseDurationSeconds"] = json!(100);
+    world.put(patient);
+    world.settle();
+    pass(&mut world, 90, &["a"]);
+    assert_eq!(taints(&world, "b"), Vec::<String>::new());
+    pass(&mut world, 20, &["a"]);
+    assert_eq!(taints(&world, "b").len(), 2);
+}
+
+#[test]
 fn a_jump_of_the_wall_clock_changes_nothing() {
     let mut world = world(&["a", "b"]);
     world.now.wall_ms += 86_400_000;

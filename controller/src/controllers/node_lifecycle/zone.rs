@@ -1,6 +1,6 @@
 //! Pure: outages of whole zones: when most nodes are silent at once the network is to blame, and pods are better left alone.
 
-use super::{readiness, silent_for};
+use super::{grace, readiness, silent_for};
 use crate::controllers::kind::KindId;
 use crate::controllers::plan::Context;
 use crate::controllers::time;
@@ -54,8 +54,8 @@ pub(super) fn may_evict(view: &View, key: &Key, context: &Context) -> Leave {
     let now = context.now.wall();
     let nodes: Vec<(Key, &Node)> =
         view.all(KindId::NODES).filter_map(|(key, object)| object.as_node().map(|node| (key, node.as_ref()))).collect();
-    let grace = context.options.node_grace.as_secs();
-    let ready = |(key, node): &(Key, &Node)| readiness(node) == "True" && silent_for(view, key, context) < grace;
+    let heard = |key: &Key| silent_for(view, key, context) < grace(view, key, context);
+    let ready = |(key, node): &(Key, &Node)| readiness(node) == "True" && heard(key);
     let Some((_, own)) = nodes.iter().find(|(known, _)| known == key) else { return Leave::No };
     // When nobody anywhere is ready, the fault is on this side.
     if !nodes.iter().any(ready) {

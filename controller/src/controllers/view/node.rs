@@ -57,6 +57,8 @@ pub(crate) const MODEL: &str = "bramble.dev/board-model";
 pub(crate) struct Lease {
     pub(crate) meta: Meta,
     pub(crate) renewed: Str,
+    /// For how long its holder promises to be heard again.
+    pub(crate) duration_s: u64,
 }
 
 /// Is the new projection a sign of life? Leases and Nodes are when they were renewed; any change of another kind is.
@@ -77,7 +79,8 @@ pub(crate) fn project_lease(object: &Value, interner: &mut Interner) -> Option<P
         return None;
     }
     let renewed = str_at(object, &["spec", "renewTime"]).into();
-    Some(Projected::Lease(Arc::new(Lease { meta: Meta::project(object, interner), renewed })))
+    let duration_s = at(object, &["spec", "leaseDurationSeconds"]).and_then(Value::as_u64).unwrap_or_default();
+    Some(Projected::Lease(Arc::new(Lease { meta: Meta::project(object, interner), renewed, duration_s })))
 }
 
 /// The row's projection.
