@@ -13,6 +13,7 @@ mod identity;
 mod join;
 mod kubectl;
 mod policy;
+mod site;
 mod static_binary;
 mod streams;
 mod survival;
