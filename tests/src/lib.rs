@@ -15,6 +15,7 @@
 //! | `survival.rs` | `kill -9` of everything at bad moments harms no container and leaves nothing |
 //! | `backup.rs` | snapshots by the clock, in a folder and in a bucket |
 //! | `controllers.rs` | several controllers over one etcd; a board with the leader dies |
+//! | `balancer.rs`, `site.rs` | the provider: load balancers on the LAN, zones, routes, volumes, boards that are shut down |
 //! | `boards.rs` | several boards: joining, pods and Services across links, pulled plugs |
 //! | `nat.rs` | a board behind a NAT: logs, exec, attach, port-forward, a pod's page, by a connection that it opens |
 //! | `trouble.rs` | bad lines, one-way partitions, frozen agents; an outage of most of twenty boards moves nothing |

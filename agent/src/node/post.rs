@@ -283,7 +283,7 @@ mod tests {
         let leave = watch::Sender::new(false);
         let (_health, signals) = signals(&leave);
         let running = tokio::spawn(run(options(), Link::new(transport.clone()), Arc::default(), signals));
-        tokio::time::sleep(Duration::from_secs(61)).await;
+        tokio::time::sleep(Duration::from_secs(121)).await;
         running.abort();
         let asked = transport.asked.lock().unwrap().clone();
         let count = |text: &str| asked.iter().filter(|line| line.starts_with(text)).count();

@@ -36,9 +36,14 @@ impl Drop for Cluster {
 }
 
 async fn cluster(name: &str) -> Cluster {
+    cluster_with(name, |_| {}).await
+}
+
+async fn cluster_with(name: &str, change: impl FnOnce(&mut serve::Options)) -> Cluster {
     let dir = std::env::temp_dir().join(format!("bramble-live-{name}-{}", std::process::id()));
     let mut options = serve::Options::new(dir.clone(), IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7)), "pi-1");
     options.listen = vec![SocketAddr::from(([127, 0, 0, 1], 0))];
+    change(&mut options);
     let (told, ready) = tokio::sync::oneshot::channel();
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
@@ -233,4 +238,50 @@ async fn a_board_is_approved_and_signed_for_and_orphans_stay() {
     client.delete(&REPLICA_SETS, Some("default"), name, &foreground).await.unwrap();
     cluster.gone(&REPLICA_SETS, Some("default"), name).await;
     assert!(client.list(&PODS, Some("default"), &ListOptions::default()).await.unwrap().items.is_empty());
+}
+
+#[tokio::test]
+async fn a_site_is_told_on_nodes_and_on_volumes() {
+    const VOLUMES: Resource = Resource::new("", "v1", "persistentvolumes");
+    const ZONE: &str = "topology.kubernetes.io/zone";
+    let site = b"region = \"home\"\n[[zone]]\nname = \"attic\"\nboards = [\"pi-1\"]\n";
+    let site = std::sync::Arc::new(crate::controllers::Site::parse(site).unwrap());
+    let cluster = cluster_with("site", |options| options.site = Some(site)).await;
+    let client = cluster.client.clone();
+    let taint =
+        json!({ "key": "node.cloudprovider.kubernetes.io/uninitialized", "value": "true", "effect": "NoSchedule" });
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "pi-1" },
+        "spec": { "taints": [taint] } });
+    client.create(&NODES, None, &node).await.unwrap();
+    let status = json!({ "status": { "addresses": [{ "type": "InternalIP", "address": "192.0.2.7" }],
+        "conditions": [{ "type": "Ready", "status": "False", "message": "node is shutting down",
+            "lastHeartbeatTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z" }] } });
+    client.patch(&NODES, None, "pi-1", Some("status"), (PatchKind::Strategic, &status)).await.unwrap();
+    let settled = |node: &Value| {
+        let taints = node["spec"]["taints"].to_string();
+        let conditions = node["status"]["conditions"].to_string();
+        conditions.contains("RouteCreated") && !taints.contains("uninitialized") && taints.contains("/shutdown")
+    };
+    let node = cluster.until(&NODES, None, settled).await;
+    assert_eq!(
+        (&node["metadata"]["labels"][ZONE], &node["spec"]["providerID"]),
+        (&json!("attic"), &json!("bramble://pi-1"))
+    );
+
+    let volume = json!({ "metadata": { "name": "data" }, "spec": { "capacity": { "storage": "1Gi" },
+        "accessModes": ["ReadWriteOnce"], "local": { "path": "/srv" },
+        "nodeAffinity": { "required": { "nodeSelectorTerms": [{ "matchExpressions": [
+            { "key": "kubernetes.io/hostname", "operator": "In", "values": ["pi-1"] }] }] } } } });
+    client.create(&VOLUMES, None, &volume).await.unwrap();
+    let volume = cluster.until(&VOLUMES, None, |volume| volume["metadata"]["labels"][ZONE] == "attic").await;
+    assert_eq!(volume["metadata"]["labels"]["topology.kubernetes.io/region"], "home");
+    assert_eq!(volume["status"]["phase"], "Pending");
+    let hinted = json!({ "metadata": { "name": "hinted", "labels": { ZONE: "attic" } }, "spec": {
+        "capacity": { "storage": "1Gi" }, "accessModes": ["ReadWriteOnce"], "hostPath": { "path": "/srv" } } });
+    client.create(&VOLUMES, None, &hinted).await.unwrap();
+    cluster
+        .until(&VOLUMES, None, |volume| {
+            volume["metadata"]["name"] == "hinted" && volume["spec"]["nodeAffinity"].to_string().contains("attic")
+        })
+        .await;
 }

@@ -1,4 +1,5 @@
-//! Services of type LoadBalancer on the LAN: an address of the pool, announced by one board, moved when that one dies.
+//! Services of type LoadBalancer on the LAN: an address of the pool, announced by one board, moved when that one dies. The
+//! site that its boards stand in is described, so that its provider's other duties are seen here too (`site`).
 
 use std::time::{Duration, Instant};
 
@@ -6,6 +7,7 @@ use bramble_tests::board::Board;
 use bramble_tests::host::output;
 use bramble_tests::lan::Lan;
 
+use crate::site::{a_board_is_shut_down, described, told_by_the_provider};
 use crate::teller::teller;
 
 const ADDRESS: &str = "10.99.0.200";
@@ -42,11 +44,14 @@ fn ask(lan: &Lan) -> Option<String> {
 fn an_address_is_announced_by_one_board_and_moves_when_it_dies() {
     let lan = Lan::new(1);
     let mut one = lan.board("balancer", 0);
-    one.start(&["--load-balancer-pool", "10.99.0.200-10.99.0.201"]);
+    let site = described(&one);
+    let provided = ["--site", &site, "--cloud-provider", "external"];
+    one.start(&[&["--load-balancer-pool", "10.99.0.200-10.99.0.201"], &provided[..]].concat());
     let (mut two, mut three) = (lan.board("balancer", 0), lan.board("balancer", 0));
     let _ = one.kubectl("wait node pi-1 --for=condition=Ready --timeout=30s");
     two.join(&one, "pi-2");
     three.join(&one, "pi-3");
+    told_by_the_provider(&one);
     let boards: [&Board; 3] = [&one, &two, &three];
     for (board, node) in boards.iter().zip(["pi-1", "pi-2", "pi-3"]) {
         board.load_tools();
@@ -105,4 +110,5 @@ fn an_address_is_announced_by_one_board_and_moves_when_it_dies() {
     let _ = one.kubectl(&format!("label node {now} node.kubernetes.io/exclude-from-external-load-balancers="));
     let next = one.eventually("another board announces", 20, || ask(&lan).filter(|next| *next != now));
     assert!((0..10).all(|_| ask(&lan).as_ref() == Some(&next)), "one board announces");
+    a_board_is_shut_down(&one, &mut three, "pi-3");
 }

@@ -15,6 +15,7 @@ mod join;
 mod kubectl;
 mod nat;
 mod policy;
+mod site;
 mod static_binary;
 mod streams;
 mod survival;
