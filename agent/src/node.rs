@@ -10,7 +10,7 @@ use crate::pods::time::rfc3339;
 mod facts;
 mod post;
 
-pub use facts::{boot_id, gather, own_address};
+pub use facts::{ClusterAddresses, addresses, boot_id, gather, own_address};
 pub use post::{NodeOptions, NodeSignals, run};
 
 /// The Kubernetes version that this kubelet speaks.

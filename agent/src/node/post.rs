@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
-use super::{Facts, Health, Registration, Reserved};
+use super::{ClusterAddresses, Facts, Health, Registration, Reserved};
 use crate::join::ServingNames;
 use crate::link::{Clock, Delta, Interest, Link, LinkError, PatchKind};
 
@@ -34,6 +34,8 @@ pub struct NodeOptions {
     pub server: Option<SocketAddr>,
     /// `--node-ip`; empty means found by itself.
     pub node_ips: Vec<IpAddr>,
+    /// Which addresses are the cluster's, and so not the board's; their families are those that it tells.
+    pub cluster: ClusterAddresses,
 }
 
 /// What the node's loop reads and tells.
@@ -50,7 +52,7 @@ pub struct NodeSignals {
 /// Runs for ever.
 pub async fn run(options: NodeOptions, link: Link, clock: Arc<Clock>, mut signals: NodeSignals) {
     let name = options.registration.name.clone();
-    let facts = super::gather(&options.data_dir, options.server, &options.node_ips);
+    let facts = super::gather(&options.data_dir, options.server, &options.node_ips, &options.cluster);
     // Exactly what the Node says of itself: a request with any other name is not approved.
     signals.names.send_replace(ServingNames { dns: vec![name.clone()], ips: facts.addresses.clone() });
     let mut poster = Poster { options, facts, link: link.clone(), clock, node: Value::Null, posted: None };
@@ -74,7 +76,10 @@ pub async fn run(options: NodeOptions, link: Link, clock: Arc<Clock>, mut signal
                 Delta::Synced if !seen => poster.forget(),
                 Delta::Synced => {}
             },
-            _ = tick.tick() => poster.renew().await,
+            _ = tick.tick() => {
+                poster.look_around(&signals);
+                poster.renew().await;
+            }
             Ok(()) = signals.health.changed() => {}
         }
         let health = signals.health.borrow_and_update().clone();
@@ -97,6 +102,17 @@ impl Poster {
     fn forget(&mut self) {
         self.node = Value::Null;
         self.posted = None;
+    }
+
+    /// Addresses come and go: a lease ends, a router announces a prefix.
+    fn look_around(&mut self, signals: &NodeSignals) {
+        let NodeOptions { server, node_ips, cluster, .. } = &self.options;
+        let now = super::addresses(*server, node_ips, cluster, &self.facts.addresses);
+        if now != self.facts.addresses {
+            info!(before = ?self.facts.addresses, ?now, "this board's addresses");
+            self.facts.addresses.clone_from(&now);
+            signals.names.send_modify(|names| names.ips = now);
+        }
     }
 
     fn path(&self) -> String {
@@ -223,6 +239,7 @@ mod tests {
             data_dir: "/".into(),
             server: None,
             node_ips: vec!["10.0.0.5".parse().unwrap()],
+            cluster: ClusterAddresses::default(),
         };
         let running = tokio::spawn(run(options, Link::new(transport.clone()), Arc::default(), signals));
         tokio::time::sleep(Duration::from_secs(61)).await;

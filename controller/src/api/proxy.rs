@@ -78,7 +78,8 @@ impl Api {
             ApiError::unavailable(format!("error trying to reach service: dial tcp {host}:{port}: {why}"))
         })?;
         let upgrade = request.upgrade.clone().filter(|_| upgrades);
-        let authority = format!("{}:{}", location.host, location.port);
+        let Location { host, port, .. } = &location;
+        let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let behind = Behind { prefix, authority: &authority };
         lead_back(response, upgrade, &behind).await
     }
