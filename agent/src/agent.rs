@@ -175,7 +175,7 @@ impl Agent {
             .map_err(|error| warn!(%error, "no checkpoint: this board needs its controller to start"))
             .ok();
         let options = &self.options;
-        let facts = node::gather(&options.instance.data_dir, server, &options.node_ips, &cluster_addresses(&options));
+        let facts = node::gather(&options.instance.data_dir, server, &options.node_ips, &cluster_addresses(options));
         let board = BoardOptions {
             runtime: Arc::new(BoardRuntime::new(self.runtime.clone(), self.images.store())),
             images: self.images.clone(),

@@ -62,7 +62,9 @@ pub fn addresses(
         return node_ips.to_vec();
     }
     if cluster.pods.len() < 2 && cluster.pods.iter().all(Cidr::is_ipv4) {
-        return primary(server).filter(|ip| !cluster.holds(*ip)).or(had.first().copied()).into_iter().collect();
+        let found = primary(server);
+        let own = found.filter(|ip| !cluster.holds(*ip)).or(had.first().copied());
+        return own.or(found).into_iter().collect();
     }
     let of_family = |range: &Cidr| {
         let ipv4 = range.is_ipv4();
