@@ -7,7 +7,7 @@
 
 mod pod_net;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -31,7 +31,7 @@ use crate::join::{self, JoinError, JoinOptions, Joined, Rotation, ServingNames};
 use crate::link::backoff::Backoff;
 use crate::link::{Clock, Endpoint, KeyPin, Link, LinkError, Sending, Transport};
 use crate::network::{self, Cidr, Network, Overlay};
-use crate::node::{self, Health, NodeOptions, NodeSignals, Registration, Reserved};
+use crate::node::{self, ClusterAddresses, Health, NodeOptions, NodeSignals, Registration, Reserved};
 use crate::pods::{self, BoardOptions, BoardRuntime, PodNetwork, Table};
 use crate::serve::{self, Server};
 use crate::services::{self, Policies, Proxy};
@@ -58,11 +58,11 @@ pub struct Options {
     pub labels: Vec<(String, String)>,
     /// `--register-with-taints`: key, value, effect.
     pub taints: Vec<(String, String, String)>,
-    /// Pods of the whole cluster.
-    pub cluster_cidr: Cidr,
+    /// Pods of the whole cluster: one range, or one of each family, the primary one first.
+    pub cluster_cidrs: Vec<Cidr>,
     /// Services.
-    pub service_cidr: Cidr,
-    /// Cluster DNS, usually the tenth address of the service range.
+    pub service_cidrs: Vec<Cidr>,
+    /// Cluster DNS, usually the tenth address of each service range.
     pub dns_addresses: Vec<IpAddr>,
     /// `cluster.local`.
     pub cluster_domain: String,
@@ -214,7 +214,7 @@ impl Agent {
             .map_err(|error| warn!(%error, "no checkpoint: this board needs its controller to start"))
             .ok();
         let options = &self.options;
-        let facts = node::gather(&options.instance.data_dir, server, &options.node_ips);
+        let facts = node::gather(&options.instance.data_dir, server, &options.node_ips, &cluster_addresses(options));
         let board = BoardOptions {
             runtime: Arc::new(BoardRuntime::new(self.runtime.clone(), self.images.store())),
             images: self.images.clone(),
@@ -343,8 +343,8 @@ fn open_network(options: &Options) -> Result<(Proxy, Policies, Network), network
     let proxy = Proxy::new(&services::Options {
         instance: options.instance.clone(),
         node_name: options.node_name.clone(),
-        cluster_ranges: vec![options.cluster_cidr],
-        service_ranges: vec![options.service_cidr],
+        cluster_ranges: options.cluster_cidrs.clone(),
+        service_ranges: options.service_cidrs.clone(),
         dns_addresses: options.dns_addresses.clone(),
     });
     let policies = Policies::new(proxy.clone());
@@ -352,7 +352,7 @@ fn open_network(options: &Options) -> Result<(Proxy, Policies, Network), network
         network::Options {
             instance: options.instance.clone(),
             node_name: options.node_name.clone(),
-            service_ranges: vec![options.service_cidr],
+            service_ranges: options.service_cidrs.clone(),
             dns_addresses: options.dns_addresses.clone(),
             mtu: None,
             foreign: options.cni.is_some(),
@@ -383,7 +383,7 @@ fn dns_options(options: &Options) -> crate::dns::Options {
         addresses: options.dns_addresses.clone(),
         port: 53,
         domain: options.cluster_domain.clone(),
-        ranges: vec![options.cluster_cidr, options.service_cidr],
+        ranges: [&options.cluster_cidrs[..], &options.service_cidrs].concat(),
         resolv_conf: options.resolv_conf.clone(),
     }
 }
@@ -406,7 +406,10 @@ async fn serve_kubelet(
     tls: watch::Receiver<Arc<rustls::ServerConfig>>,
     server: Arc<Server>,
 ) -> Result<(), AgentError> {
-    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, options.kubelet_port));
+    let six = options.cluster_cidrs.iter().any(|range| !range.is_ipv4());
+    let any = if six { Ipv6Addr::UNSPECIFIED.into() } else { IpAddr::from(Ipv4Addr::UNSPECIFIED) };
+    // An unspecified address of IPv6 takes callers of both families.
+    let address = SocketAddr::new(any, options.kubelet_port);
     let listener = TcpListener::bind(address)
         .await
         .map_err(|error| AgentError::Host(format!("cannot listen on {address}: {error}; choose --kubelet-port")))?;
@@ -426,7 +429,12 @@ fn node_options(options: &Options, server: Option<SocketAddr>) -> NodeOptions {
         server,
         node_ips: options.node_ips.clone(),
         lease_duration: options.lease_duration,
+        cluster: cluster_addresses(options),
     }
+}
+
+fn cluster_addresses(options: &Options) -> ClusterAddresses {
+    ClusterAddresses { pods: options.cluster_cidrs.clone(), services: options.service_cidrs.clone() }
 }
 
 async fn resolve(server: Option<&Endpoint>) -> Option<SocketAddr> {

@@ -15,6 +15,7 @@ pub(crate) mod init;
 pub(crate) mod logs;
 pub(crate) mod node;
 mod options;
+mod ranges;
 pub(crate) mod slot;
 pub(crate) mod snapshot;
 pub(crate) mod store;

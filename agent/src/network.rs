@@ -35,6 +35,7 @@ mod sysctl;
 pub use attach::{Error, Network, Options, down};
 pub use cidr::{BadCidr, Cidr};
 pub use overlay::Overlay;
+pub use record::Ranges;
 
 #[cfg(test)]
 pub(crate) mod board;

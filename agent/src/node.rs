@@ -11,7 +11,7 @@ use crate::pods::time::rfc3339;
 mod facts;
 mod post;
 
-pub use facts::{boot_id, gather, own_address};
+pub use facts::{ClusterAddresses, addresses, boot_id, gather, own_address};
 pub(crate) use post::renewed_every;
 pub use post::{LEASE_DURATION, NodeOptions, NodeSignals, run};
 

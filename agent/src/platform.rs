@@ -1,7 +1,6 @@
 //! Shell: the agent's only unsafe lines: descriptors for the event loop, one of the link layer, and memory given back to the
 //! system.
 
-use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -27,23 +26,30 @@ pub(crate) fn pollable_socket(socket: Socket) -> std::io::Result<AsyncFd<Socket>
     Ok(unsafe { AsyncFd::register_with_interest(socket, Interest::READABLE)? })
 }
 
-/// Hears, on one interface, ARP that concerns one address, and sends there. Nothing else wakes it up.
+/// The protocols of Ethernet that are heard.
+pub(crate) const ARP: u16 = libc::ETH_P_ARP as u16;
+pub(crate) const IPV6: u16 = libc::ETH_P_IPV6 as u16;
+
+/// Hears, on one interface, frames of a protocol that have these words (offset, value), and sends there. Nothing else wakes
+/// it up.
 ///
 /// # Errors
 /// The kernel's.
-pub(crate) fn arp_socket(interface: u32, ip: Ipv4Addr) -> std::io::Result<OwnedFd> {
-    let protocol = (libc::ETH_P_ARP as u16).to_be();
+pub(crate) fn frame_socket(interface: u32, protocol: u16, words: &[(u32, u32)]) -> std::io::Result<OwnedFd> {
+    let protocol = protocol.to_be();
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     // Deaf until it is bound and filtered.
     let socket = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
-    let statement = |code: u32, jt: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf: 0, k };
-    // Of a whole Ethernet frame: is the address that it asks for this one? Then all of it, else nothing.
-    let mut program = [
-        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 38),
-        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, ip.into()),
-        statement(libc::BPF_RET | libc::BPF_K, 0, 0),
-        statement(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
-    ];
+    let statement = |code: u32, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    // Is every word what it should be? Then all of the frame, else nothing.
+    let mut program = Vec::with_capacity(2 * words.len() + 2);
+    for (at, (offset, value)) in words.iter().enumerate() {
+        let to_nothing = (2 * (words.len() - at) - 1) as u8;
+        program.push(statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, *offset));
+        program.push(statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, to_nothing, *value));
+    }
+    program.push(statement(libc::BPF_RET | libc::BPF_K, 0, u32::MAX));
+    program.push(statement(libc::BPF_RET | libc::BPF_K, 0, 0));
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     let fd = socket.as_raw_fd();
     // SAFETY: the descriptor is open, and the program lives and is as long as it says during the call.

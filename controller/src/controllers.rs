@@ -47,8 +47,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 pub use self::load_balancer::Pool;
+pub(crate) use self::node_ipam::node_bits;
 use self::plan::Controller;
 pub use self::site::{FILE_BYTES_MAX as SITE_BYTES_MAX, Mistake as SiteMistake, Site};
+use crate::cidr::Cidr;
 use crate::client::Client;
 
 /// Signs the certificate request in a whole, approved CertificateSigningRequest at a wall-clock time; the answer is what
@@ -63,8 +65,8 @@ pub type AccountToken = Arc<dyn Fn(&str, &str, &str, &str) -> Result<String, Str
 pub struct Options {
     /// The cluster's CA certificates as PEM, published in every namespace.
     pub root_ca: String,
-    /// Pods' addresses, such as `10.42.0.0/16`.
-    pub cluster_cidr: String,
+    /// Pods' addresses: one range, or one of each family, the primary one first.
+    pub cluster_cidrs: Vec<Cidr>,
     /// Addresses for Services of type LoadBalancer; none are given without.
     pub load_balancer_pool: Pool,
     /// The boards and where they stand; without it nodes and volumes have no provider of ours.

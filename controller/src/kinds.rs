@@ -14,7 +14,7 @@ mod node;
 mod plain;
 pub(crate) mod pod;
 mod service;
-pub(crate) use service::needs_health_port;
+pub(crate) use service::{needs_health_port, settle_families};
 mod volume;
 mod workload;
 

@@ -21,6 +21,7 @@ pub mod authn;
 pub mod authz;
 pub mod backup;
 pub mod bootstrap;
+pub mod cidr;
 pub mod client;
 pub mod controllers;
 pub mod election;

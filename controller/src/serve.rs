@@ -7,7 +7,7 @@ pub(crate) mod listener;
 mod migrate;
 mod peers;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,8 +26,9 @@ use crate::authn::{Authenticator, PeerCertificate};
 use crate::authz::Authorizer;
 use crate::backup::{self, Schedule};
 use crate::bootstrap::{self, Facts};
+use crate::cidr::Cidr;
 use crate::client::{Client, ClientError};
-use crate::controllers::{self, Pool, Site};
+use crate::controllers::{self, Pool, Site, node_bits};
 use crate::election::{Candidate, lead};
 use crate::encryption::{Encryption, EncryptionError};
 use crate::identity::Identity;
@@ -54,6 +55,11 @@ const PUBLISH_AGAIN: Duration = Duration::from_secs(5);
 /// For giving back Leases when this control plane is stopped; a supervisor waits longer.
 const HANDING_OVER: Duration = Duration::from_secs(3);
 
+/// The place of cluster DNS in the service ranges, as kubeadm and k3s have it.
+const DNS_PLACE: u128 = 10;
+/// A service range has room for the API's own Service and for DNS.
+const LEAST_SERVICE_BITS: u8 = 4;
+
 /// What a control plane is told.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -65,10 +71,10 @@ pub struct Options {
     pub advertise_address: IpAddr,
     /// This board's name, for the serving certificate.
     pub node_name: String,
-    /// Service addresses: network and prefix length.
-    pub service_cidr: (Ipv4Addr, u8),
-    /// Pod addresses, such as `10.42.0.0/16`; each node gets a /24.
-    pub cluster_cidr: String,
+    /// Service addresses: one range, or one of each family, the primary one first.
+    pub service_cidrs: Vec<Cidr>,
+    /// Pod addresses, as many ranges in the same order; each node gets a /24 of IPv4 and a /64 of IPv6.
+    pub cluster_cidrs: Vec<Cidr>,
     /// Addresses for Services of type LoadBalancer.
     pub load_balancer_pool: Pool,
     /// The boards and where they stand, if the site is described.
@@ -99,8 +105,8 @@ impl Options {
             listen: vec![SocketAddr::from(([0, 0, 0, 0], 6443))],
             advertise_address,
             node_name: node_name.to_owned(),
-            service_cidr: (Ipv4Addr::new(10, 43, 0, 0), 16),
-            cluster_cidr: "10.42.0.0/16".to_owned(),
+            service_cidrs: ServiceRanges::default().addresses,
+            cluster_cidrs: vec![Cidr::new(IpAddr::from([10, 42, 0, 0]), 16)],
             load_balancer_pool: Pool::default(),
             site: None,
             node_monitor_grace_period: NODE_GRACE,
@@ -115,8 +121,40 @@ impl Options {
     }
 
     fn ranges(&self) -> ServiceRanges {
-        let (network, prefix) = self.service_cidr;
-        ServiceRanges { network, prefix, ports: self.node_port_range.clone() }
+        ServiceRanges { addresses: self.service_cidrs.clone(), ports: self.node_port_range.clone() }
+    }
+
+    /// The addresses at a place of the service ranges.
+    fn service_addresses(&self, place: u128) -> Vec<IpAddr> {
+        self.service_cidrs.iter().filter_map(|range| range.nth(place)).collect()
+    }
+
+    /// The address of the Service `kubernetes`.
+    fn api_service(&self) -> Result<IpAddr, ServeError> {
+        let cidrs = [&self.cluster_cidrs, &self.service_cidrs];
+        let [pods, services] = cidrs.map(|ranges| ranges.iter().map(Cidr::family).collect::<Vec<_>>());
+        if pods != services {
+            return Err(ServeError::Families(
+                "--cluster-cidr and --service-cidr must name the same families in one order",
+            ));
+        }
+        let fits = |range: &&Cidr, bits: u8| range.bits() <= bits;
+        if !self.cluster_cidrs.iter().all(|range| fits(&range, node_bits(range))) {
+            return Err(ServeError::Families(
+                "--cluster-cidr is too small: a board gets a /24 of IPv4 and a /64 of IPv6",
+            ));
+        }
+        if self.service_cidrs.iter().any(|range| range.size() < 1 << LEAST_SERVICE_BITS) {
+            return Err(ServeError::Families("--service-cidr is too small: give it 16 addresses or more"));
+        }
+        let first =
+            self.service_addresses(1).first().copied().ok_or(ServeError::Families("--service-cidr is missing"))?;
+        if first.is_ipv4() != self.advertise_address.is_ipv4() && !self.advertise_address.is_loopback() {
+            return Err(ServeError::Families(
+                "--advertise-address must be of the family of the first --service-cidr, or pods do not reach the API",
+            ));
+        }
+        Ok(first)
     }
 }
 
@@ -192,6 +230,9 @@ pub enum ServeError {
     /// A cluster's memory could not be moved.
     #[error("cannot migrate the store")]
     Migrate(#[from] bramble_store::MigrateError),
+    /// Ranges of addresses that do not fit together.
+    #[error("{0}")]
+    Families(&'static str),
     /// Flags that do not fit together.
     #[error("{0}")]
     EtcdFlags(&'static str),
@@ -235,6 +276,7 @@ pub async fn run(
     stop: impl Future<Output = ()>,
     ready: impl FnOnce(Ready),
 ) -> Result<(), ServeError> {
+    let api_service = options.api_service()?;
     let make = |source| ServeError::DataDir { path: options.data_dir.clone(), source };
     std::fs::create_dir_all(&options.data_dir).map_err(make)?;
     let listeners = bind(&options).await?;
@@ -261,11 +303,11 @@ pub async fn run(
     let well = move |all_well| api.readiness().set("kms-providers", all_well);
     tasks.spawn(encryption.services()?.follow(store, well));
     let admin = front.client("system:apiserver");
-    let first = options.ranges();
     let facts = Facts {
         advertised,
-        api_service: first.address(1).into(),
-        dns_service: first.address(10).into(),
+        api_service,
+        dns_service: options.service_addresses(DNS_PLACE),
+        ranges: [&options.cluster_cidrs, &options.service_cidrs].map(|ranges| Cidr::written(ranges)),
         authority_pem: pki.authorities().bundle_pem(),
         peers: options.etcd.is_some(),
     };
@@ -277,7 +319,7 @@ pub async fn run(
     tasks.spawn(publish_authorities(pki.clone(), admin.clone(), facts, options.data_dir.clone(), pins));
 
     let names = [advertised.ip()];
-    let names = ServingNames::new(&options.node_name, &names, first.address(1).into(), &options.cluster_domain);
+    let names = ServingNames::new(&options.node_name, &names, api_service, &options.cluster_domain);
     let tls = pki.server_config(&names, now())?;
     for listener in listeners {
         tasks.spawn(listener::listen(listener, tls.clone(), front.clone()));
@@ -407,7 +449,7 @@ fn start_controllers(
     let (signer, issuer) = (pki.clone(), front.authenticator.clone());
     let settings = controllers::Options {
         root_ca: pki.authorities().bundle_pem(),
-        cluster_cidr: options.cluster_cidr.clone(),
+        cluster_cidrs: options.cluster_cidrs.clone(),
         load_balancer_pool: options.load_balancer_pool.clone(),
         site: options.site.clone(),
         node_grace: options.node_monitor_grace_period,

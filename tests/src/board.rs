@@ -90,6 +90,16 @@ impl Board {
         }
     }
 
+    /// Gives `eth0` an address of a /64 as well, whose router ends in `fe`.
+    pub(crate) fn address6(&self, network: &str, number: u32) {
+        for line in [
+            format!("ip addr add {network}::{number:x}/64 dev eth0 nodad"),
+            format!("ip route add default via {network}::fe"),
+        ] {
+            let _ = self.succeed(&line.split(' ').collect::<Vec<_>>());
+        }
+    }
+
     /// A board that is up, its node Ready.
     #[must_use]
     pub fn up(test: &str, options: &[&str]) -> Self {

@@ -9,7 +9,8 @@ use crate::line::Line;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// A namespace that is switch and router: link `n` is 10.99.`n`.0/24, its router's address ends in 254.
+/// A namespace that is switch and router: link `n` is 10.99.`n`.0/24 and fd99:0:0:`n`::/64, its router's addresses end in 254
+/// and `fe`.
 pub struct Lan {
     netns: String,
     boards: AtomicU32,
@@ -26,16 +27,17 @@ impl Lan {
         let lan = Self { netns, boards: AtomicU32::new(0) };
         let _ = succeed(Command::new("ip").args(["netns", "add", &lan.netns]));
         lan.run("ip link set lo up");
-        lan.run("sysctl -qw net.ipv4.ip_forward=1");
+        lan.run("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
         for link in 0..links {
             lan.run(&format!("ip link add lan{link} type bridge"));
             lan.run(&format!("ip addr add 10.99.{link}.254/24 dev lan{link}"));
+            lan.run(&format!("ip addr add fd99:0:0:{link}::fe/64 dev lan{link} nodad"));
             lan.run(&format!("ip link set lan{link} up"));
         }
         lan
     }
 
-    /// A new board on a link; nothing runs on it yet. Its address ends in its number, from 1.
+    /// A new board on a link; nothing runs on it yet. Its addresses end in its number, from 1.
     ///
     /// # Panics
     /// The namespace cannot be made.
@@ -47,6 +49,7 @@ impl Lan {
         self.run(&format!("ip link add port{number} type veth peer name eth0 netns {ns}"));
         self.run(&format!("ip link set port{number} master lan{link} up"));
         board.address(&format!("10.99.{link}.{number}"));
+        board.address6(&format!("fd99:0:0:{link}"), number);
         board
     }
 
@@ -61,6 +64,7 @@ impl Lan {
         let line = Line::new(board.netns(), "eth0", &self.netns, &format!("port{number}"));
         self.run(&format!("ip link set port{number} master lan{link} up"));
         board.address(&format!("10.99.{link}.{number}"));
+        board.address6(&format!("fd99:0:0:{link}"), number);
         (board, line)
     }
 

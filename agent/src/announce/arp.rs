@@ -1,7 +1,8 @@
 //! Pure: ARP over Ethernet (RFC 826), and its announcements (RFC 5227).
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use super::Heard;
 use crate::netlink::route::Mac;
 
 /// Ethernet's header and ARP's message; what follows is filling.
@@ -19,6 +20,11 @@ pub(super) fn announcement(ip: Ipv4Addr, mac: Mac) -> [u8; FRAME_BYTES] {
 /// The answer to a question.
 pub(super) fn answer(ip: Ipv4Addr, mac: Mac, (asker_ip, asker_mac): (Ipv4Addr, Mac)) -> [u8; FRAME_BYTES] {
     frame((asker_mac, mac), REPLY, (mac, ip), (asker_mac, asker_ip))
+}
+
+/// What a packet socket has to see: (offset, value) of words of a whole frame. It asks for this address.
+pub(super) fn wanted(ip: Ipv4Addr) -> [(u32, u32); 1] {
+    [(38, ip.into())]
 }
 
 fn frame(
@@ -40,22 +46,6 @@ fn frame(
     bytes
 }
 
-/// What a frame says of our address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Heard {
-    /// Another board has it.
-    Announcement(Mac),
-    /// Somebody asks for it.
-    Question {
-        /// Who.
-        mac: Mac,
-        /// By its own address; unspecified where somebody only wants to know whether it is free.
-        ip: Ipv4Addr,
-    },
-    /// No concern of ours.
-    Nothing,
-}
-
 pub(super) fn parse(frame: &[u8], ip: Ipv4Addr, own: Mac) -> Heard {
     let part = |from: usize, to: usize| frame.get(from..to);
     if part(12, 20) != Some(&[0x08, 0x06, 0, 1, 0x08, 0, 6, 4]) || part(38, 42) != Some(&ip.octets()) {
@@ -68,7 +58,7 @@ pub(super) fn parse(frame: &[u8], ip: Ipv4Addr, own: Mac) -> Heard {
     }
     match (sender, part(20, 22)) {
         (Some(sender), _) if sender == ip => Heard::Announcement(mac),
-        (Some(sender), Some([0, 1])) => Heard::Question { mac, ip: sender },
+        (Some(sender), Some([0, 1])) => Heard::Question { mac, ip: IpAddr::V4(sender) },
         _ => Heard::Nothing,
     }
 }
@@ -87,7 +77,7 @@ mod tests {
         assert_eq!(parse(&announcement(IP, ONE), IP, ONE), Heard::Nothing, "our own");
         let asker = Ipv4Addr::new(10, 0, 0, 1);
         let question = frame((EVERYBODY, ONE), REQUEST, (ONE, asker), (NOBODY, IP));
-        assert_eq!(parse(&question, IP, TWO), Heard::Question { mac: ONE, ip: asker });
+        assert_eq!(parse(&question, IP, TWO), Heard::Question { mac: ONE, ip: asker.into() });
         assert_eq!(parse(&question, Ipv4Addr::new(10, 0, 0, 8), TWO), Heard::Nothing);
         let reply = answer(IP, TWO, (asker, ONE));
         assert_eq!((&reply[..6], &reply[6..12], &reply[20..22]), (&ONE[..], &TWO[..], &[0, 2][..]));

@@ -1,6 +1,6 @@
 //! Pure: whose turn it is to announce an address.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::netlink::route::Mac;
@@ -32,14 +32,14 @@ enum State {
 /// The part of one board for one address.
 #[derive(Debug)]
 pub(super) struct Duty {
-    ip: Ipv4Addr,
+    ip: IpAddr,
     mac: Mac,
     state: State,
 }
 
 impl Duty {
     /// Somebody may announce it already: silence is waited for first.
-    pub(super) fn new(ip: Ipv4Addr, mac: Mac, now: Instant) -> Self {
+    pub(super) fn new(ip: IpAddr, mac: Mac, now: Instant) -> Self {
         let mut duty = Self { ip, mac, state: State::Waiting { until: now } };
         // Announcements come more often than this.
         duty.wait(now - (SILENCE - BEAT - BEAT / 4));
@@ -84,9 +84,12 @@ impl Duty {
 }
 
 /// From 0 to 1, differently for each address, so that addresses are spread over the boards.
-fn rank(ip: Ipv4Addr, mac: Mac) -> f64 {
-    let hash = ip
-        .octets()
+fn rank(ip: IpAddr, mac: Mac) -> f64 {
+    let address = match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    let hash = address
         .iter()
         .chain(&mac)
         .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
@@ -98,7 +101,7 @@ fn rank(ip: Ipv4Addr, mac: Mac) -> f64 {
 mod tests {
     use super::*;
 
-    const IP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 9);
+    const IP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 9));
 
     /// Boards on one link: every announcement is heard by all of them that are `there`.
     fn settle(boards: &mut [Duty], there: &[bool], from: Instant, span: Duration) -> Vec<usize> {
@@ -165,7 +168,7 @@ mod tests {
     fn addresses_are_spread_over_boards() {
         let best = |last: u8| {
             (0..4_u8).min_by(|a, b| {
-                let of = |board: u8| rank(Ipv4Addr::new(10, 0, 0, last), [2, 0, 0, 0, 0, board]);
+                let of = |board: u8| rank(IpAddr::from([10, 0, 0, last]), [2, 0, 0, 0, 0, board]);
                 of(*a).total_cmp(&of(*b))
             })
         };

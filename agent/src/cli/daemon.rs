@@ -1,8 +1,8 @@
 //! Shell: the two daemons, each one thread; they say `ready` on standard output, which the supervisor reads.
 
 #[cfg(feature = "controller")]
-use std::net::{IpAddr, UdpSocket};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::UdpSocket;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,7 +13,6 @@ use bramble_agent::images::{AuthorityFile, Registries};
 use bramble_agent::instance::Instance;
 use bramble_agent::join;
 use bramble_agent::link::{Endpoint, KeyPin};
-use bramble_agent::network::Cidr;
 use bramble_agent::node::LEASE_DURATION;
 use bramble_agent::platform;
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -22,7 +21,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Options, up};
+use super::{Options, ranges, up};
 
 /// Blocking work (the card, namespaces, netlink) happens on a few threads with small stacks, so that memory stays bounded.
 const BLOCKING_THREADS: usize = 16;
@@ -89,27 +88,39 @@ fn node_name(options: &Options) -> String {
 
 /// The address with which this board speaks to others: that of the default route; else loopback's own.
 #[cfg(feature = "controller")]
-fn own_address() -> IpAddr {
-    let probe = || {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        // Nothing is sent: the kernel only chooses the source address (TEST-NET-1, RFC 5737).
-        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+fn own_address(ipv4: bool) -> IpAddr {
+    let probe = |from: IpAddr, to: IpAddr| {
+        let socket = UdpSocket::bind((from, 0))?;
+        // Nothing is sent: the kernel only chooses the source address.
+        socket.connect((to, 9))?;
         socket.local_addr()
     };
-    probe().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
+    // TEST-NET-1 (RFC 5737), and the prefix for documentation (RFC 3849).
+    let found = if ipv4 {
+        probe(Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into())
+    } else {
+        probe(Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into())
+    };
+    found.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |address| address.ip())
 }
 
 #[cfg(feature = "controller")]
 fn advertised(options: &Options) -> anyhow::Result<IpAddr> {
     match &options.advertise_address {
         Some(text) => text.parse().with_context(|| format!("--advertise-address {text:?} is no address")),
-        None => Ok(own_address()),
+        // Pods reach the API at an address of the primary family.
+        None => {
+            Ok(own_address(!ranges::of_controller(options)[1].split(',').next().is_some_and(|it| it.contains(':'))))
+        }
     }
 }
 
 fn listeners(options: &Options) -> anyhow::Result<Vec<SocketAddr>> {
     if options.listen.is_empty() {
-        return Ok(vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, 6443))]);
+        // An unspecified address of IPv6 takes callers of both families.
+        let six = ranges::of_controller(options)[1].contains(':');
+        let any = if six { Ipv6Addr::UNSPECIFIED.into() } else { IpAddr::from(Ipv4Addr::UNSPECIFIED) };
+        return Ok(vec![SocketAddr::new(any, 6443)]);
     }
     let parse = |text: &String| text.parse().with_context(|| format!("--listen {text:?} is no ADDRESS:PORT"));
     options.listen.iter().map(parse).collect()
@@ -129,16 +140,14 @@ pub(crate) fn local_server(options: &Options) -> anyhow::Result<String> {
 /// What the command line says of a controller.
 #[cfg(feature = "controller")]
 pub(crate) fn controller_options(options: &Options) -> anyhow::Result<bramble_controller::serve::Options> {
+    use bramble_controller::cidr::Cidr;
     use bramble_controller::serve;
-    let service: Cidr = options.service_cidr.parse().map_err(|_| anyhow!("--service-cidr is no range"))?;
-    let IpAddr::V4(network) = service.nth(0).context("--service-cidr is empty")? else {
-        bail!("--service-cidr must be an IPv4 range");
-    };
-    let prefix = options.service_cidr.rsplit('/').next().and_then(|bits| bits.parse().ok());
+    let [cluster, service] = ranges::of_controller(options);
+    let read = |text: &str, option| Cidr::list(text).map_err(|why| anyhow!("{option}: {why}"));
     let mut settings = serve::Options::new(options.data_dir.clone(), advertised(options)?, &node_name(options));
     settings.listen = listeners(options)?;
-    settings.service_cidr = (network, prefix.context("--service-cidr has no length")?);
-    settings.cluster_cidr.clone_from(&options.cluster_cidr);
+    settings.cluster_cidrs = read(&cluster, "--cluster-cidr")?;
+    settings.service_cidrs = read(&service, "--service-cidr")?;
     for range in &options.load_balancer_pool {
         settings.load_balancer_pool.add(range).map_err(|why| anyhow!("--load-balancer-pool: {why}"))?;
     }
@@ -227,6 +236,7 @@ struct Credentials {
     token: Option<String>,
     token_until_ms: Option<i64>,
     pins: Vec<KeyPin>,
+    ranges: Option<[String; 2]>,
 }
 
 /// From the join file, from a bundle, or from the command line, which knows better where the servers are.
@@ -244,6 +254,7 @@ fn credentials(options: &Options) -> anyhow::Result<Credentials> {
             bundle.expect(pin)?;
         }
         found.pins.extend(bundle.pin());
+        found.ranges.clone_from(&bundle.ranges);
         (found.token, found.token_until_ms) = (Some(bundle.token), Some(bundle.expires_ms));
         for server in &bundle.servers {
             found.servers.push(Endpoint::parse(server).map_err(|message| anyhow!(message))?);
@@ -286,9 +297,8 @@ pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
     // Under `up` the supervisor holds the lock of the whole data directory.
     let _lock = if options.die_with_parent { None } else { Some(up::lock(&options.data_dir, up::LOCK_FILE)?) };
     let _only = up::succeed(&options.data_dir, "agent")?;
-    let range = |text: &str, option: &str| text.parse::<Cidr>().map_err(|_| anyhow!("{option} {text:?} is no range"));
-    let service_cidr = range(&options.service_cidr, "--service-cidr")?;
     let found = credentials(options)?;
+    let [cluster_cidrs, service_cidrs] = ranges::of_agent(options, found.ranges.as_ref())?;
     let settings = agent::Options {
         instance: Instance::new(&options.data_dir, &options.run_dir, options.cgroup_root.as_deref()),
         node_name: node_name(options),
@@ -299,9 +309,9 @@ pub(crate) fn agent(options: &Options) -> anyhow::Result<ExitCode> {
         node_ips: Vec::new(),
         labels: Vec::new(),
         taints: if options.external_provider { vec![agent::awaits_provider()] } else { Vec::new() },
-        cluster_cidr: range(&options.cluster_cidr, "--cluster-cidr")?,
-        service_cidr,
-        dns_addresses: service_cidr.nth(DNS_PLACE).into_iter().collect(),
+        dns_addresses: service_cidrs.iter().filter_map(|range| range.nth(DNS_PLACE)).collect(),
+        cluster_cidrs,
+        service_cidrs,
         cluster_domain: DOMAIN.to_owned(),
         registries: registries(options)?,
         overlay: options.overlay.unwrap_or_default(),

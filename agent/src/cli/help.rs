@@ -37,8 +37,9 @@ Options of up and controller
   --listen ADDR:PORT        repeatable                      (default 0.0.0.0:6443)
   --advertise-address IP    the address others reach        (default: of the default route)
   --no-mdns                 boards of this link are not told where the controller is (multicast DNS)
-  --cluster-cidr CIDR       pods                            (default 10.42.0.0/16)
-  --service-cidr CIDR       services                        (default 10.43.0.0/16)
+  --cluster-cidr CIDR[,CIDR]   pods                         (default 10.42.0.0/16)
+  --service-cidr CIDR[,CIDR]   services                     (default 10.43.0.0/16)
+                            both with a range of each family for two of them, such as 10.42.0.0/16,fd42::/48
   --load-balancer-pool RANGE[,RANGE]   such as 192.168.1.240-192.168.1.250: for Services of type LoadBalancer
   --site FILE               region, zones and their boards: labels of nodes and volumes; TOML, as the README says
   --node-monitor-grace-period TIME   a board that is silent this long counts as lost (default 50s), or as long as its Lease says

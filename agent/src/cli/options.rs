@@ -29,16 +29,16 @@ pub(crate) struct Options {
     pub(crate) listen: Vec<String>,
     /// The address others reach.
     pub(crate) advertise_address: Option<String>,
-    /// The range of pod addresses.
-    pub(crate) cluster_cidr: String,
+    /// The ranges of pod addresses, if they are said.
+    pub(crate) cluster_cidr: Option<String>,
     /// Ranges of addresses for load balancers.
     pub(crate) load_balancer_pool: Vec<String>,
     /// Describes the boards and where they stand, for a controller.
     pub(crate) site: Option<PathBuf>,
     /// How long a board may be silent.
     pub(crate) node_monitor_grace_period: Option<Duration>,
-    /// The range of service addresses.
-    pub(crate) service_cidr: String,
+    /// The ranges of service addresses, if they are said.
+    pub(crate) service_cidr: Option<String>,
     /// Whether a controller answers who looks for it on the link.
     pub(crate) mdns: bool,
     /// A bundle to join with, or to make.
@@ -128,8 +128,8 @@ impl Default for Options {
             node_name: None,
             listen: Vec::new(),
             advertise_address: None,
-            cluster_cidr: "10.42.0.0/16".into(),
-            service_cidr: "10.43.0.0/16".into(),
+            cluster_cidr: None,
+            service_cidr: None,
             load_balancer_pool: Vec::new(),
             site: None,
             node_monitor_grace_period: None,
@@ -187,7 +187,7 @@ pub(super) fn option(options: &mut Options, name: &str, parser: &mut lexopt::Par
         "node-name" => options.node_name = Some(parser.value()?.string()?),
         "listen" => options.listen.push(parser.value()?.string()?),
         "advertise-address" => options.advertise_address = Some(parser.value()?.string()?),
-        "cluster-cidr" => options.cluster_cidr = parser.value()?.string()?,
+        "cluster-cidr" => options.cluster_cidr = Some(parser.value()?.string()?),
         "load-balancer-pool" => {
             let ranges = parser.value()?.string()?;
             options.load_balancer_pool.extend(ranges.split(',').map(|range| range.trim().to_owned()));
@@ -203,7 +203,7 @@ pub(super) fn option(options: &mut Options, name: &str, parser: &mut lexopt::Par
             }
             options.node_lease_duration = Some(given);
         }
-        "service-cidr" => options.service_cidr = parser.value()?.string()?,
+        "service-cidr" => options.service_cidr = Some(parser.value()?.string()?),
         "no-mdns" => options.mdns = false,
         "set-clock" => options.set_clock = true,
         "bundle" => options.bundle.file = Some(parser.value()?.into()),

@@ -18,7 +18,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
 
-use super::{Options, TokenVerb, admin};
+use super::{Options, TokenVerb, admin, ranges};
 
 const SECRETS: &str = "/api/v1/namespaces/kube-system/secrets";
 const SERVERS: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
@@ -75,7 +75,9 @@ async fn create(link: &Link, options: &Options) -> anyhow::Result<()> {
         return Ok(());
     }
     let pin = bundle.pin().context("the cluster's CA cannot be read")?;
-    println!("bramble agent --server {} --token {} --ca-pin {pin}", bundle.servers.join(","), bundle.token);
+    let flags = |[cluster, service]: &[String; 2]| format!(" --cluster-cidr {cluster} --service-cidr {service}");
+    let ranges = bundle.ranges.as_ref().map_or_else(String::new, flags);
+    println!("bramble agent --server {} --token {} --ca-pin {pin}{ranges}", bundle.servers.join(","), bundle.token);
     eprintln!(
         "bramble: run this line as root on the other board before {}; data in {}",
         bramble_agent::pods::time::rfc3339(bundle.expires_ms),
@@ -109,7 +111,9 @@ async fn new_token(link: &Link, lifetime: Duration) -> anyhow::Result<Bundle> {
         },
     });
     link.create(SECRETS, &object).await?;
-    Ok(Bundle { servers, token: format!("{id}.{secret}"), expires_ms, authority })
+    let ranges = ["cluster-cidr", "service-cidr"].map(|key| info["data"][key].as_str().unwrap_or_default().to_owned());
+    let ranges = Some(ranges).filter(|told| told.iter().all(|one| !one.is_empty()) && *told != ranges::USUAL);
+    Ok(Bundle { servers, token: format!("{id}.{secret}"), expires_ms, ranges, authority })
 }
 
 /// Signs a bundle and writes it into a new file that only its owner reads.

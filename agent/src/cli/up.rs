@@ -22,7 +22,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Options;
+use super::{Options, ranges};
 
 /// The pause after a first crash, as systemd's own: short, because every second without an agent is one without probes.
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
@@ -175,9 +175,8 @@ fn children(options: &Options) -> anyhow::Result<Vec<Child>> {
             shared.extend([name.to_owned(), value.clone()]);
         }
     }
+    shared.extend(ranges::flags(options));
     let mut controller = shared.clone();
-    controller.extend(["--cluster-cidr".into(), options.cluster_cidr.clone()]);
-    controller.extend(["--service-cidr".into(), options.service_cidr.clone()]);
     for range in &options.load_balancer_pool {
         controller.extend(["--load-balancer-pool".into(), range.clone()]);
     }

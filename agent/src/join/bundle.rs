@@ -4,6 +4,8 @@
 //! bramble join bundle v1
 //! server https://10.0.0.1:6443          one line for each
 //! token abcdef.0123456789abcdef
+//! cluster-cidr 10.42.0.0/16,fd42::/48   where they are not the usual ones, with the next line
+//! service-cidr 10.43.0.0/16,fd43::/112
 //! expires 2026-11-27T19:00:00Z
 //! -----BEGIN CERTIFICATE-----           the cluster's authority
 //! ...
@@ -39,6 +41,8 @@ pub struct Bundle {
     pub token: String,
     /// Until when the token is good, in Unix milliseconds.
     pub expires_ms: i64,
+    /// The cluster's ranges of pods and of Services, where they are not the usual ones.
+    pub ranges: Option<[String; 2]>,
     /// The cluster's authority.
     pub authority: CertificateDer<'static>,
 }
@@ -69,9 +73,11 @@ impl Bundle {
     #[must_use]
     pub fn unsigned(&self) -> String {
         let servers: String = self.servers.iter().map(|server| format!("server {server}\n")).collect();
+        let lines = |[cluster, service]: &[String; 2]| format!("cluster-cidr {cluster}\nservice-cidr {service}\n");
+        let ranges = self.ranges.as_ref().map_or_else(String::new, lines);
         let expires = rfc3339(self.expires_ms);
         let authority = pem("CERTIFICATE", &self.authority);
-        format!("{HEAD}\n{servers}token {}\nexpires {expires}\n{authority}", self.token)
+        format!("{HEAD}\n{servers}token {}\n{ranges}expires {expires}\n{authority}", self.token)
     }
 
     /// The pin of the cluster's authority.
@@ -122,6 +128,7 @@ pub fn parse(bytes: &[u8]) -> Result<Bundle, BundleError> {
         servers: values("server ").map(str::to_owned).collect(),
         token: values("token ").next().ok_or(Malformed("it has no token"))?.to_owned(),
         expires_ms: values("expires ").next().and_then(parse_rfc3339).ok_or(Malformed("it has no end"))?,
+        ranges: values("cluster-cidr ").zip(values("service-cidr ")).next().map(|(a, b)| [a.to_owned(), b.to_owned()]),
         authority: authority.clone(),
     };
     if bundle.servers.is_empty() { Err(Malformed("it names no server")) } else { Ok(bundle) }
@@ -142,6 +149,7 @@ mod tests {
             servers: vec!["https://10.0.0.1:6443".into(), "https://10.0.0.2:6443".into()],
             token: "abcdef.0123456789abcdef".into(),
             expires_ms: END_MS,
+            ranges: Some(["10.42.0.0/16,fd42::/48".into(), "10.43.0.0/16,fd43::/112".into()]),
             authority: certificate.der().clone(),
         };
         (bundle, key)

@@ -9,7 +9,9 @@ use super::sysctl;
 use super::{peering, plan};
 use crate::instance::Instance;
 use crate::netlink::route::{self, Route, Scope};
-use crate::netlink::socket::{Error as NetlinkError, Socket, execute_unless, index_of, links, route_socket_in};
+use crate::netlink::socket::{
+    Error as NetlinkError, Socket, execute_unless, index_of, link_towards, links, route_socket_in,
+};
 use crate::netlink::wire::Batch;
 use crate::pods::{NetworkError, Pending, PodNetRequest, PodNetwork};
 use crate::records::{FileError, Records, file};
@@ -18,7 +20,7 @@ use rustix::fd::{AsFd, AsRawFd};
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,6 +28,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const DEFAULT_MTU: u32 = 1500;
 /// IPv6 asks for that much; an interface with less is not the one that pods talk through.
 const LEAST_MTU: u32 = 1280;
+
+/// Addresses that nobody has (TEST-NET-1, and the prefix for documentation): the way there is the way to everywhere.
+const OUTSIDE: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 
 /// Why the network of a pod or of the board is not as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -175,10 +181,11 @@ impl Network {
             state.addresses.set_ranges(ranges);
             former
         };
+        let socket = Socket::route()?;
         if ranges.iter().any(|range| !range.is_ipv4()) {
+            keep_advertisements(&socket).map_err(file("what routers advertise"))?;
             sysctl::set("ipv6/conf/all/forwarding", "1").map_err(file("forwarding of IPv6"))?;
         }
-        let socket = Socket::route()?;
         let index = index_of(&socket, &plan::board_interface(&self.0.options.instance))?;
         let mut gone = Batch::default();
         for ip in former.iter().filter(|range| !ranges.contains(range)).filter_map(|range| plan::board_address(*range))
@@ -251,7 +258,7 @@ impl Network {
         plan::make_pair(&mut pair, name, namespace.as_raw_fd(), mtu);
         // It stands already when an attachment is repaired; both ends live and die together.
         execute_unless(&socket, &pair, &[Errno::EXIST])?;
-        for (knob, value) in plan::knobs(name) {
+        for (knob, value) in plan::knobs(name, &record.ips) {
             sysctl::set(&knob, value).map_err(file("a knob of the pod's interface"))?;
         }
         let inner = route_socket_in(namespace.as_fd())?;
@@ -332,6 +339,20 @@ impl Network {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The kernel believes no router any more once it forwards itself, unless it is told to, so a board would lose the address
+/// and the way out that it has of one: it goes on where the board's own traffic goes.
+pub(super) fn keep_advertisements(socket: &Socket) -> io::Result<()> {
+    for ip in OUTSIDE {
+        // No way out, or none in this family.
+        let Ok(link) = link_towards(socket, ip) else { continue };
+        let knob = format!("ipv6/conf/{}/accept_ra", link.name);
+        if sysctl::get(&knob).is_some_and(|now| now == "1") {
+            sysctl::set(&knob, "2")?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_link(socket: &Socket, name: &str) -> Result<(), Error> {

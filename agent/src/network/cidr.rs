@@ -13,7 +13,7 @@ pub struct Cidr {
 
 /// The text is no range of addresses.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("{0:?} is no range such as 10.42.0.0/24")]
+#[error("{0:?} is no range such as 10.42.0.0/24, nor one of each family such as 10.42.0.0/16,fd42::/48")]
 pub struct BadCidr(String);
 
 impl Cidr {
@@ -31,6 +31,19 @@ impl Cidr {
                 let mask = u128::MAX.checked_shl(u32::from(128 - bits)).unwrap_or(0);
                 Self { base: IpAddr::from((u128::from(ip) & mask).to_be_bytes()), bits }
             }
+        }
+    }
+
+    /// Reads one range, or one of each family with a comma between; the first is the primary one.
+    ///
+    /// # Errors
+    /// A part that is no range; the whole text where it has two of one family, or more.
+    pub fn list(text: &str) -> Result<Vec<Self>, BadCidr> {
+        let all: Vec<Self> = text.split(',').map(|part| part.trim().parse()).collect::<Result<_, _>>()?;
+        match all.as_slice() {
+            [_] => Ok(all),
+            [first, second] if first.is_ipv4() != second.is_ipv4() => Ok(all),
+            _ => Err(BadCidr(text.to_owned())),
         }
     }
 
@@ -108,6 +121,15 @@ mod tests {
         assert_eq!(six.nth(10), Some("fd00:1::a".parse().unwrap()));
         assert_eq!(six.size(), u32::MAX);
         assert!(Cidr::new("1.2.3.4".parse().unwrap(), 0).contains("9.9.9.9".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_list_has_one_of_each_family() {
+        let both = Cidr::list("fd42::/48, 10.42.0.0/16").unwrap();
+        assert_eq!(both.iter().map(Cidr::is_ipv4).collect::<Vec<_>>(), [false, true]);
+        for text in ["", "10.42.0.0/16,", "10.42.0.0/16,10.43.0.0/16", "fd42::/48,10.42.0.0/16,fd43::/48"] {
+            assert!(Cidr::list(text).is_err(), "{text}");
+        }
     }
 
     #[test]

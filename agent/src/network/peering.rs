@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
-use super::attach::{Error, Network, smallest_mtu};
+use super::attach::{Error, Network, keep_advertisements, smallest_mtu};
 use super::cidr::Cidr;
 use super::overlay;
 use super::peers::{Encrypted, PEERS_MAX, Peer, Tunnels, Wanted, carriers, wanted};
@@ -24,6 +24,7 @@ use crate::netlink::socket::{Socket, execute_unless, index_of, routes};
 use crate::netlink::tunnel::{self, Entry};
 use crate::netlink::wire::Batch;
 use crate::platform;
+use crate::records::file;
 use crate::services::chain;
 
 /// A change of the board's links rarely comes alone.
@@ -166,6 +167,10 @@ impl Network {
     /// nothing.
     pub(crate) fn route_peers(&self, peers: &[Peer]) -> Result<(), Error> {
         let socket = Socket::route()?;
+        if self.ranges().iter().any(|range| !range.is_ipv4()) {
+            // A link may have come since the board began to forward.
+            keep_advertisements(&socket).map_err(file("what routers advertise"))?;
+        }
         let own: Vec<(Cidr, IpAddr)> =
             self.ranges().iter().filter_map(|range| Some((*range, plan::board_address(*range)?))).collect();
         let mut reach = BTreeMap::new();

@@ -112,9 +112,12 @@ pub(crate) fn board_address(range: Cidr) -> Option<IpAddr> {
 }
 
 /// The knobs of a pod's interface on the board: strict source checks, and replies to 127.0.0.1 find back (a node port
-/// on loopback; our table drops what a pod sends to loopback by itself).
-pub(crate) fn knobs(interface: &str) -> [(String, &'static str); 2] {
-    [(format!("ipv4/conf/{interface}/rp_filter"), "1"), (format!("ipv4/conf/{interface}/route_localnet"), "1")]
+/// on loopback; our table drops what a pod sends to loopback by itself). No pod is a router to its board.
+pub(crate) fn knobs(interface: &str, ips: &[IpAddr]) -> Vec<(String, &'static str)> {
+    let four = ["rp_filter", "route_localnet"].map(|knob| (format!("ipv4/conf/{interface}/{knob}"), "1"));
+    // The kernel may have no IPv6 where pods have none.
+    let six = ips.iter().any(IpAddr::is_ipv6).then(|| (format!("ipv6/conf/{interface}/accept_ra"), "0"));
+    four.into_iter().chain(six).collect()
 }
 
 #[cfg(test)]

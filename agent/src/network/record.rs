@@ -54,24 +54,35 @@ impl Record {
     }
 }
 
-/// The pod ranges that this board was given last, below the data dir: a board that starts without its controller, or
-/// again after a crash, connects pods at once.
+/// Ranges that a board was told, below the data dir: one that starts without its controller, or again after a crash,
+/// connects pods at once.
 #[derive(Debug, Clone)]
-pub(crate) struct Ranges(PathBuf);
+pub struct Ranges(PathBuf);
 
 impl Ranges {
+    /// Those that this board's own pods have their addresses from.
     pub(crate) fn below(data_dir: &Path) -> Self {
-        Self(data_dir.join("agent").join("pod-ranges"))
+        Self::named(data_dir, "pod-ranges")
     }
 
-    /// One a line; what cannot be read is told again by the controller.
-    pub(crate) fn load(&self) -> Vec<Cidr> {
+    /// Those of this name.
+    #[must_use]
+    pub fn named(data_dir: &Path, name: &str) -> Self {
+        Self(data_dir.join("agent").join(name))
+    }
+
+    /// One a line; what cannot be read is told again.
+    #[must_use]
+    pub fn load(&self) -> Vec<Cidr> {
         let text = std::fs::read_to_string(&self.0).unwrap_or_default();
         text.lines().filter_map(|line| line.parse().ok()).collect()
     }
 
     /// Writes only what changed, and the whole of it.
-    pub(crate) fn save(&self, ranges: &[Cidr]) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn save(&self, ranges: &[Cidr]) -> io::Result<()> {
         if self.load() == ranges {
             return Ok(());
         }

@@ -114,3 +114,18 @@ fn host_ports_lead_into_the_pod() {
     board.netns.enter(|| board.network.disconnect(&pod.id)).unwrap();
     assert!(board.lan.ask(&format!("{BOARD_IP}:4000")).is_err());
 }
+
+#[test]
+fn a_board_that_forwards_believes_its_router_and_no_pod() {
+    let mut board = Board::new();
+    board.netns.run(&["ip", "link", "add", "foreign", "type", "veth"]);
+    board.netns.run(&["ip", "route", "add", "default", "via", LAN_IP]);
+    board.restart();
+    let pod = board.pod("a", &[]);
+    let believes = |interface: &str| {
+        board.netns.run(&["sysctl", "-n", &format!("net.ipv6.conf.{interface}.accept_ra")]).trim().to_owned()
+    };
+    // Two: although it forwards. One: not, as it does.
+    assert_eq!([believes("lan0"), believes("foreign")], ["2", "1"]);
+    assert_eq!(believes(&plan::pod_interface(&board.instance, &pod.id)), "0");
+}

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::{Facts, Health, Registration, Reserved};
+use super::{ClusterAddresses, Facts, Health, Registration, Reserved};
 use crate::join::ServingNames;
 use crate::link::{Clock, Delta, Interest, Link, LinkError, PatchKind};
 
@@ -45,6 +45,8 @@ pub struct NodeOptions {
     pub node_ips: Vec<IpAddr>,
     /// For how long the board's Lease is good; renewed in two fifths of it.
     pub lease_duration: Duration,
+    /// Which addresses are the cluster's, and so not the board's; their families are those that it tells.
+    pub cluster: ClusterAddresses,
 }
 
 /// What the node's loop reads and tells.
@@ -63,7 +65,7 @@ pub struct NodeSignals {
 /// Runs until the host ends, of which the Node speaks last.
 pub async fn run(options: NodeOptions, link: Link, clock: Arc<Clock>, mut signals: NodeSignals) {
     let name = options.registration.name.clone();
-    let facts = super::gather(&options.data_dir, options.server, &options.node_ips);
+    let facts = super::gather(&options.data_dir, options.server, &options.node_ips, &options.cluster);
     // Exactly what the Node says of itself: a request with any other name is not approved.
     signals.names.send_replace(ServingNames { dns: vec![name.clone()], ips: facts.addresses.clone() });
     let every = renewed_every(options.lease_duration);
@@ -88,7 +90,10 @@ pub async fn run(options: NodeOptions, link: Link, clock: Arc<Clock>, mut signal
                 Delta::Synced if !seen => poster.forget(),
                 Delta::Synced => {}
             },
-            () = sleep_until(due) => due = Instant::now() + if poster.renew().await { every } else { RETRY.min(every) },
+            () = sleep_until(due) => {
+                poster.look_around(&signals);
+                due = Instant::now() + if poster.renew().await { every } else { RETRY.min(every) };
+            }
             // Who was away is heard at once.
             () = link.reconnected() => due = Instant::now(),
             Ok(()) = signals.health.changed() => {}
@@ -128,6 +133,17 @@ impl Poster {
         self.node = Value::Null;
         self.posted = None;
         self.known = false;
+    }
+
+    /// Addresses come and go: a lease ends, a router announces a prefix.
+    fn look_around(&mut self, signals: &NodeSignals) {
+        let NodeOptions { server, node_ips, cluster, .. } = &self.options;
+        let now = super::addresses(*server, node_ips, cluster, &self.facts.addresses);
+        if now != self.facts.addresses {
+            info!(before = ?self.facts.addresses, ?now, "this board's addresses");
+            self.facts.addresses.clone_from(&now);
+            signals.names.send_modify(|names| names.ips = now);
+        }
     }
 
     fn path(&self) -> String {
@@ -240,6 +256,7 @@ mod tests {
             server: None,
             node_ips: vec!["10.0.0.5".parse().unwrap()],
             lease_duration: LEASE_DURATION,
+            cluster: ClusterAddresses::default(),
         }
     }
 

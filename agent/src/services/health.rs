@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,9 +48,17 @@ pub(crate) async fn run(mut wanted: watch::Receiver<Healths>) {
     }
 }
 
+/// For callers of both families, or of the one that the kernel has.
+async fn listen(port: u16) -> std::io::Result<TcpListener> {
+    match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
+    }
+}
+
 async fn answer_on(port: u16, healths: watch::Receiver<Healths>) {
     let listener = loop {
-        match TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await {
+        match listen(port).await {
             Ok(listener) => break listener,
             Err(error) => {
                 tracing::warn!(port, %error, "a Service's health is not told");

@@ -3,7 +3,7 @@
 use super::health::Healths;
 use super::parse;
 use crate::network::Cidr;
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::IpAddr;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 pub(crate) type Key = Arc<str>;
 
 /// Addresses of the site's load balancer, with the service (`namespace/name`) and its uid.
-pub type Announced = BTreeMap<Ipv4Addr, (Arc<str>, Arc<str>)>;
+pub type Announced = BTreeMap<IpAddr, (Arc<str>, Arc<str>)>;
 
 /// One service.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -200,12 +200,7 @@ impl Index {
         let serves = |key: &Key, service: &Service| !service.external_local || self.local_endpoints(key, service) > 0;
         let mine = wanted.filter(|(key, service, _)| serves(key, service));
         let addresses = mine.flat_map(|(key, service, uid)| service.ingress_ips.iter().map(move |ip| (*ip, key, uid)));
-        addresses
-            .filter_map(|(ip, key, uid)| match ip {
-                IpAddr::V4(ip) => Some((ip, (key.clone(), uid.clone()))),
-                IpAddr::V6(_) => None,
-            })
-            .collect()
+        addresses.map(|(ip, key, uid)| (ip, (key.clone(), uid.clone()))).collect()
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = &Key> {

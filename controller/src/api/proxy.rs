@@ -80,7 +80,8 @@ impl Api {
             .await
             .map_err(|why| failed(format!("dial tcp {}:{}: {why}", location.host, location.port)))?;
         let upgrade = request.upgrade.clone().filter(|_| upgrades);
-        let authority = format!("{}:{}", location.host, location.port);
+        let Location { host, port, .. } = &location;
+        let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
         let behind = Behind { prefix, authority: &authority };
         lead_back(response, upgrade, &behind).await
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+mod families;
 mod managers;
 mod resizing;
 mod tunnels;
@@ -24,10 +25,14 @@ const HERE: Option<&str> = Some("default");
 
 /// An API whose clock stands still, and a client with all rights.
 async fn cluster() -> (Arc<Api>, Client) {
+    cluster_with(ServiceRanges::default()).await
+}
+
+async fn cluster_with(ranges: ServiceRanges) -> (Arc<Api>, Client) {
     let store = bramble_store::Store::open(bramble_store::Config::memory()).unwrap();
     let clock = || Duration::from_secs(1_800_000_000);
     let authorizer = Authorizer::new();
-    let registry = Registry::new(store, Kinds::builtin(), clock, ServiceRanges::default(), authorizer.clone());
+    let registry = Registry::new(store, Kinds::builtin(), clock, ranges, authorizer.clone());
     let api = Api::new(Arc::new(registry), authorizer, None, clock, "192.0.2.7:6443".parse().unwrap());
     let api = Arc::new(api);
     let client = Client::new(Arc::new(InProcess::new(api.clone(), Identity::user("root", &["system:masters"]))));

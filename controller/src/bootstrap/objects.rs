@@ -15,8 +15,10 @@ pub struct Facts {
     pub advertised: SocketAddr,
     /// The first service address, for the Service `kubernetes`.
     pub api_service: IpAddr,
-    /// The tenth service address, for the Service `kube-dns`.
-    pub dns_service: IpAddr,
+    /// The tenth address of each service range, for the Service `kube-dns`; the primary one first.
+    pub dns_service: Vec<IpAddr>,
+    /// The ranges of pods' and of Services' addresses, as a board that joins is told them.
+    pub ranges: [String; 2],
     /// The authority's certificate, PEM.
     pub authority_pem: String,
     /// There may be other API servers: the endpoints of `kubernetes` are kept elsewhere, for all of them.
@@ -130,7 +132,8 @@ fn own_services(facts: &Facts) -> Vec<Wanted> {
     // Every board answers this address itself, so the Service selects nothing.
     let dns = json!({"apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "kube-dns", "namespace": "kube-system", "labels": {"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"}},
-        "spec": {"type": "ClusterIP", "clusterIP": facts.dns_service, "ports": [
+        "spec": {"type": "ClusterIP", "clusterIP": facts.dns_service.first(), "clusterIPs": facts.dns_service,
+            "ipFamilyPolicy": if facts.dns_service.len() > 1 { "RequireDualStack" } else { "SingleStack" }, "ports": [
             {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
             {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53}]}});
     let mut wanted = vec![
@@ -158,7 +161,11 @@ fn trust(facts: &Facts) -> [Wanted; 2] {
         object: json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": namespace}, "data": data}),
     };
     [
-        config_map("kube-public", "cluster-info", json!({"kubeconfig": cluster_info(facts)})),
+        config_map(
+            "kube-public",
+            "cluster-info",
+            json!({"kubeconfig": cluster_info(facts), "cluster-cidr": facts.ranges[0], "service-cidr": facts.ranges[1]}),
+        ),
         config_map("kube-system", "extension-apiserver-authentication", json!({"client-ca-file": facts.authority_pem})),
     ]
 }

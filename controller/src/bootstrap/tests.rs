@@ -53,7 +53,8 @@ fn facts() -> Facts {
     Facts {
         advertised: "192.0.2.7:6443".parse().unwrap(),
         api_service: "10.43.0.1".parse().unwrap(),
-        dns_service: "10.43.0.10".parse().unwrap(),
+        dns_service: vec!["10.43.0.10".parse().unwrap()],
+        ranges: ["10.42.0.0/16".into(), "10.43.0.0/16".into()],
         authority_pem: "PEM".into(),
         peers: false,
     }

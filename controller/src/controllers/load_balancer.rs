@@ -1,15 +1,20 @@
 //! Pure: Services of type LoadBalancer get an address of the site's pool; one of the boards announces it. The third duty of the
 //! provider `site`.
 
-use core::net::Ipv4Addr;
+mod pool;
+
+use core::net::IpAddr;
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
+pub use self::pool::Pool;
 use super::kind::KindId;
 use super::plan::{Action, Context, Controller, Plan, Regarding, Report};
+use super::text::Str;
 use super::view::network::{BALANCED, Balancer};
 use super::view::{Key, View};
+use crate::cidr::family_of;
 use crate::client::PatchKind;
 
 /// The row. All Services share one key: two addresses given at once must differ.
@@ -27,62 +32,20 @@ pub(super) const CONTROLLER: Controller = Controller {
     plan,
 };
 
-/// The addresses that the site gives to load balancers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Pool(Vec<(u32, u32)>);
-
-impl Pool {
-    /// Adds `192.168.1.240-192.168.1.250`, `192.168.1.240/28` or one address.
-    ///
-    /// # Errors
-    /// A sentence for the user.
-    pub fn add(&mut self, text: &str) -> Result<(), String> {
-        let address = |text: &str| text.trim().parse::<Ipv4Addr>().map(u32::from).ok();
-        let range = match (text.split_once('-'), text.split_once('/')) {
-            (Some((first, last)), _) => address(first).zip(address(last)),
-            (_, Some((base, length))) => address(base).zip(length.trim().parse().ok()).and_then(|(base, length)| {
-                let rest = u32::MAX.checked_shr(length).unwrap_or_default();
-                (length <= 32).then_some((base & !rest, base | rest))
-            }),
-            _ => address(text).map(|one| (one, one)),
-        };
-        let range = range.filter(|(first, last)| first <= last);
-        self.0.push(
-            range.ok_or_else(|| {
-                format!("{text:?} is no range of IPv4 addresses, such as 192.168.1.240-192.168.1.250")
-            })?,
-        );
-        Ok(())
-    }
-
-    fn holds(&self, ip: Ipv4Addr) -> bool {
-        self.0.iter().any(|(first, last)| (*first..=*last).contains(&u32::from(ip)))
-    }
-
-    /// Those that are given without being asked for: in most networks the first and the last of 256 are no host's.
-    fn addresses(&self) -> impl Iterator<Item = Ipv4Addr> {
-        let all = self.0.iter().flat_map(|(first, last)| *first..=*last).map(Ipv4Addr::from);
-        all.filter(|ip| !matches!(ip.octets()[3], 0 | 255))
-    }
-}
-
 fn plan(view: &View, _: &Key, context: &Context) -> Plan {
     let pool = &context.options.load_balancer_pool;
     let balanced = view.all(KindId::SERVICES).filter_map(|(key, object)| {
         let service = object.as_service()?;
-        Some((service.meta.created, key, service.meta.uid, service.balancer.as_deref()?))
+        Some((service.meta.created, key, service.meta.uid, service.balancer.as_deref()?, &service.families))
     });
     let mut all: Vec<_> = balanced.collect();
     // Who was there first keeps what it has.
     all.sort_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
     let mut taken = BTreeSet::new();
-    let keeps = |balancer: &Balancer, taken: &mut BTreeSet<Ipv4Addr>| {
-        let held = balancer.held.filter(|held| balancer.wanted && pool.holds(*held))?;
-        (balancer.asked.as_deref().is_none_or(|asked| asked.parse() == Ok(held)) && taken.insert(held)).then_some(held)
-    };
-    let kept: Vec<Option<Ipv4Addr>> = all.iter().map(|(_, _, _, balancer)| keeps(balancer, &mut taken)).collect();
+    let kept: Vec<Vec<IpAddr>> =
+        all.iter().map(|(_, _, _, balancer, families)| keeps(pool, balancer, families, &mut taken)).collect();
     let mut actions = Vec::new();
-    for ((_, key, uid, balancer), kept) in all.iter().zip(kept) {
+    for ((_, key, uid, balancer, families), kept) in all.iter().zip(kept) {
         let regarding = Regarding { key: key.clone(), uid: *uid };
         if !balancer.wanted {
             // It was ours once.
@@ -91,22 +54,64 @@ fn plan(view: &View, _: &Key, context: &Context) -> Plan {
             }
             continue;
         }
-        let given = kept.map_or_else(|| choose(pool, balancer, &mut taken), Ok);
+        let given = complete(pool, balancer, families, kept, &mut taken);
         actions.extend(tell(regarding, balancer, given, &context.now.stamp()));
     }
     if actions.is_empty() { Plan::default() } else { Plan { steps: vec![actions], ..Plan::default() } }
 }
 
-/// An address for who has none, or a sentence about why not.
-fn choose(pool: &Pool, balancer: &Balancer, taken: &mut BTreeSet<Ipv4Addr>) -> Result<Ipv4Addr, String> {
+/// What a Service holds with good reason, one address of each of its families at most.
+fn keeps(pool: &Pool, balancer: &Balancer, families: &[Str], taken: &mut BTreeSet<IpAddr>) -> Vec<IpAddr> {
+    let asked = asked(balancer).unwrap_or_default();
+    let fits = |ip: &IpAddr, family: &str| {
+        let other = |asked: &&IpAddr| family_of(**asked) == family && *asked != ip;
+        family_of(*ip) == family && pool.holds(*ip) && !asked.iter().any(|one| other(&one))
+    };
+    let of_family = |family: &Str| balancer.held.iter().copied().find(|ip| fits(ip, family));
+    let held: Vec<IpAddr> = families.iter().filter(|_| balancer.wanted).filter_map(of_family).collect();
+    held.into_iter().filter(|ip| taken.insert(*ip)).collect()
+}
+
+/// The addresses that a Service asks for.
+fn asked(balancer: &Balancer) -> Result<Vec<IpAddr>, String> {
+    let texts = balancer.asked.iter().flat_map(|asked| asked.split(','));
+    texts.map(|text| text.trim().parse().map_err(|_| format!("{:?} is no IP address", text.trim()))).collect()
+}
+
+/// What a Service has from now on, and of which of its families the pool has nothing; or a sentence about why not.
+fn complete(
+    pool: &Pool,
+    balancer: &Balancer,
+    families: &[Str],
+    kept: Vec<IpAddr>,
+    taken: &mut BTreeSet<IpAddr>,
+) -> Result<(Vec<IpAddr>, Vec<Str>), String> {
     if pool.0.is_empty() {
         return Err("there is no pool of addresses: start the controller with --load-balancer-pool".into());
     }
-    let Some(asked) = balancer.asked.as_deref() else {
-        let free = pool.addresses().find(|ip| taken.insert(*ip));
+    let asked = asked(balancer)?;
+    if let Some(ip) = asked.iter().find(|ip| families.iter().all(|family| family_of(**ip) != &**family)) {
+        return Err(format!("{ip} is of a family that the Service does not have"));
+    }
+    let (served, missing): (Vec<&Str>, Vec<&Str>) = families.iter().partition(|family| pool.serves(family));
+    let mut given = Vec::new();
+    for family in &served {
+        let known = kept.iter().copied().find(|ip| family_of(*ip) == &***family);
+        let asked = asked.iter().copied().find(|ip| family_of(*ip) == &***family);
+        given.push(known.map_or_else(|| choose(pool, family, asked, taken), Ok)?);
+    }
+    match (given.is_empty(), missing.first()) {
+        (true, Some(family)) => Err(format!("the pool has no address of {family}")),
+        _ => Ok((given, missing.into_iter().cloned().collect())),
+    }
+}
+
+/// An address for who has none of this family, or a sentence about why not.
+fn choose(pool: &Pool, family: &str, asked: Option<IpAddr>, taken: &mut BTreeSet<IpAddr>) -> Result<IpAddr, String> {
+    let Some(ip) = asked else {
+        let free = pool.addresses(family).find(|ip| taken.insert(*ip));
         return free.ok_or_else(|| "no address of the pool is free".into());
     };
-    let ip: Ipv4Addr = asked.parse().map_err(|_| format!("{asked:?} is no IPv4 address"))?;
     if !pool.holds(ip) {
         return Err(format!("{ip} is not in the pool"));
     }
@@ -117,25 +122,34 @@ fn choose(pool: &Pool, balancer: &Balancer, taken: &mut BTreeSet<Ipv4Addr>) -> R
 fn tell(
     regarding: Regarding,
     balancer: &Balancer,
-    given: Result<Ipv4Addr, String>,
+    given: Result<(Vec<IpAddr>, Vec<Str>), String>,
     stamp: &str,
 ) -> impl Iterator<Item = Action> {
+    let written = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
     let (status, reason, message) = match &given {
-        Ok(ip) => ("True", "Allocated", format!("{ip} is this Service's")),
+        Ok((ips, missing)) => {
+            let are = if ips.len() > 1 { "are" } else { "is" };
+            let mut message = format!("{} {are} this Service's", written(ips));
+            if let Some(family) = missing.first() {
+                message.push_str(&format!("; the pool has no address of {family}"));
+            }
+            ("True", "Allocated", message)
+        }
         Err(why) => ("False", "NotAllocated", why.clone()),
     };
-    let known = balancer.condition.as_ref().is_some_and(|known| **known == *message)
-        && balancer.held == given.as_ref().ok().copied();
+    let ips = given.as_ref().map(|(ips, _)| ips.clone()).unwrap_or_default();
+    let known = balancer.condition.as_ref().is_some_and(|known| **known == *message) && *balancer.held == *ips;
     let report = Report {
         regarding: regarding.clone(),
         warning: given.is_err(),
         reason: if given.is_ok() { "EnsuredLoadBalancer" } else { "SyncLoadBalancerFailed" },
         message: match &given {
-            Ok(ip) => format!("Ensured load balancer: {ip}"),
+            Ok((ips, _)) => format!("Ensured load balancer: {}", written(ips)),
             Err(why) => format!("Error syncing load balancer: failed to ensure load balancer: {why}"),
         },
     };
-    let ingress = given.map_or(Value::Null, |ip| json!([{ "ip": ip, "ipMode": "VIP" }]));
+    let ingress: Vec<Value> = ips.iter().map(|ip| json!({ "ip": ip, "ipMode": "VIP" })).collect();
+    let ingress = if ingress.is_empty() { Value::Null } else { Value::Array(ingress) };
     let condition = json!({ "type": BALANCED, "status": status, "reason": reason, "message": message,
         "lastTransitionTime": stamp });
     let body = json!({ "metadata": { "uid": regarding.uid.to_string() },
@@ -229,15 +243,49 @@ mod tests {
         assert_eq!((address(&world, &key), why(&world, &key)), ("-".into(), "-".into()));
     }
 
+    /// All of them.
+    fn addresses(world: &World, key: &Key) -> Vec<String> {
+        let ingress = world.objects[key]["status"]["loadBalancer"]["ingress"].as_array().cloned().unwrap_or_default();
+        ingress.iter().map(|one| one["ip"].as_str().unwrap().to_owned()).collect()
+    }
+
     #[test]
-    fn pools_are_read_in_every_spelling() {
-        let mut pool = Pool::default();
-        for range in ["10.0.0.10-10.0.0.12", "10.0.1.0/30", "10.0.2.1"] {
-            pool.add(range).unwrap();
-        }
-        assert_eq!(pool.addresses().count(), 7, "10.0.1.0 is for who asks for it");
-        for wrong in ["10.0.0.12-10.0.0.10", "10.0.0.0/33", "fd00::1", ""] {
-            assert!(pool.add(wrong).unwrap_err().contains("no range"), "{wrong}");
-        }
+    fn a_service_of_two_families_gets_an_address_of_each_that_the_pool_has() {
+        let mut world = world(&["10.0.0.10-10.0.0.11", "fd99::c8-fd99::c9"]);
+        let both = json!({ "type": "LoadBalancer", "ipFamilies": ["IPv4", "IPv6"] });
+        let key = world.put(service("a", both.clone()));
+        let six = world.put(service("b", json!({ "type": "LoadBalancer", "ipFamilies": ["IPv6"] })));
+        world.settle();
+        assert_eq!(
+            (addresses(&world, &key), addresses(&world, &six)),
+            (vec!["10.0.0.10".into(), "fd99::c8".into()], vec!["fd99::c9".into()])
+        );
+        assert_eq!(why(&world, &key), "10.0.0.10 and fd99::c8 are this Service's");
+        // One family goes, and its address with it; what is left stays.
+        let mut changed = world.objects[&key].clone();
+        changed["spec"]["ipFamilies"] = json!(["IPv4"]);
+        world.put(changed);
+        world.settle();
+        assert_eq!(addresses(&world, &key), ["10.0.0.10"]);
+        let mut asks = both.clone();
+        asks["ipFamilies"] = json!(["IPv6", "IPv4"]);
+        let mut asks = service("c", asks);
+        asks["metadata"]["annotations"] = json!({ "bramble.dev/load-balancer-ip": "10.0.0.11, fd99::c8" });
+        let asks = world.put(asks);
+        world.settle();
+        assert_eq!(addresses(&world, &asks), ["fd99::c8", "10.0.0.11"]);
+        let late = world.put(service("d", both));
+        world.settle();
+        assert_eq!((addresses(&world, &late).len(), why(&world, &late)), (0, "no address of the pool is free".into()));
+    }
+
+    #[test]
+    fn a_family_that_the_pool_has_not_is_left_out_and_told() {
+        let mut world = world(&["10.0.0.10"]);
+        let key = world.put(service("a", json!({ "type": "LoadBalancer", "ipFamilies": ["IPv4", "IPv6"] })));
+        let six = world.put(service("b", json!({ "type": "LoadBalancer", "ipFamilies": ["IPv6"] })));
+        world.settle();
+        assert_eq!(why(&world, &key), "10.0.0.10 is this Service's; the pool has no address of IPv6");
+        assert_eq!((addresses(&world, &six).len(), why(&world, &six)), (0, "the pool has no address of IPv6".into()));
     }
 }

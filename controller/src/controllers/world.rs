@@ -56,7 +56,7 @@ impl World {
                 site: None,
                 node_grace: Duration::from_secs(50),
                 root_ca: "CA".into(),
-                cluster_cidr: "10.42.0.0/16".into(),
+                cluster_cidrs: vec!["10.42.0.0/16".parse().expect("a range")],
                 sign: Arc::new(|_, _| Ok("signed".into())),
                 account_token: Arc::new(|_, _, _, _| Ok("token".into())),
             },

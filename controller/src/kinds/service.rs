@@ -1,7 +1,9 @@
 //! Pure: the rows of Services and Endpoints.
 
+mod families;
 mod outside;
 
+pub(crate) use families::settle as settle_families;
 pub(crate) use outside::needs_health_port;
 
 use serde_json::{Value, json};
@@ -36,7 +38,7 @@ pub(super) fn service() -> Kind {
             },
             prepare_update,
             validate,
-            validate_update,
+            validate_update: outside::validate_update,
             name_errors: names::dns1035_label_errors,
             create_on_update: true,
             ..Strategy::default()
@@ -72,8 +74,6 @@ fn complete(service: &mut Object) {
     or(&["spec", "sessionAffinity"], "None".into());
     if kind != "ExternalName" {
         or(&["spec", "internalTrafficPolicy"], "Cluster".into());
-        or(&["spec", "ipFamilies"], json!(["IPv4"]));
-        or(&["spec", "ipFamilyPolicy"], "SingleStack".into());
     }
     if outside::is_accessible(service) && service.text(&["spec", "externalTrafficPolicy"]).is_empty() {
         service.set(&["spec", "externalTrafficPolicy"], "Cluster");
@@ -120,12 +120,8 @@ fn prepare_update(new: &mut Object, old: &Object) {
                 new.remove(&["spec", field]);
             }
         }
-    } else if !external(new) && !external(old) && new.text(&["spec", "clusterIP"]).is_empty() {
-        for field in ["clusterIP", "clusterIPs"] {
-            if let Some(value) = old.get(&["spec", field]) {
-                new.set(&["spec", field], value.clone());
-            }
-        }
+    } else if !external(new) && !external(old) {
+        families::keep_addresses(new, old);
     }
     keep_node_ports(new, old);
     outside::keep_or_drop(new, old);
@@ -178,6 +174,7 @@ fn validate(service: &Object) -> Vec<FieldError> {
             let wrong = names::dns1123_subdomain_errors(external.trim_end_matches('.')).into_iter();
             errors.extend(wrong.map(|why| FieldError::invalid("spec.externalName", external, why)));
         }
+        errors.extend(families::validate_none(service));
     }
     if headless && matches!(kind, "NodePort" | "LoadBalancer") {
         let why = format!("may not be set to 'None' for {kind} services");
@@ -229,19 +226,6 @@ fn validate_port(port: &Value, field: &str, several: bool, before: &[Value], err
         let value = json!({"protocol": port["protocol"], "port": port["port"]});
         errors.push(FieldError::duplicate(field, value));
     }
-}
-
-fn validate_update(new: &Object, old: &Object) -> Vec<FieldError> {
-    let (now, before) = (new.text(&["spec", "clusterIP"]), old.text(&["spec", "clusterIP"]));
-    let external = |service: &Object| service.text(&["spec", "type"]) == "ExternalName";
-    let mut errors = outside::validate_update(new, old);
-    if before.is_empty() || now == before || external(new) || external(old) {
-        return errors;
-    }
-    let value = Value::from(vec![now]);
-    let why = if now.is_empty() { "primary clusterIP can not be unset" } else { "may not change once set" };
-    errors.push(FieldError::invalid("spec.clusterIPs[0]", value, why));
-    errors
 }
 
 fn service_row(service: &Object, now: i64) -> Vec<Value> {
@@ -332,12 +316,5 @@ mod tests {
         plain.set(&["spec", "type"], "ClusterIP");
         prepare_update(&mut plain, &old);
         assert_eq!(plain.items(&["spec", "ports"])[0].get("nodePort"), None);
-    }
-
-    #[test]
-    fn the_address_stays() {
-        let old = service(json!({"type": "ClusterIP", "clusterIP": "10.43.0.9"}));
-        let new = service(json!({"type": "ClusterIP", "clusterIP": "10.43.0.8"}));
-        assert!(validate_update(&new, &old)[0].to_string().contains("may not change once set"));
     }
 }

@@ -1,7 +1,7 @@
 //! Shell: service addresses and node ports: unique keys, claimed in the batch that writes the Service.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use bramble_store::{Precondition, Write};
@@ -9,17 +9,19 @@ use serde_json::Value;
 
 use super::create::random;
 use super::{Answer, ApiError, Registry, read_error};
-use crate::kinds::{Kind, needs_health_port};
+use crate::cidr::{Cidr, family_of};
+use crate::kinds::{Kind, needs_health_port, settle_families};
 use crate::object::Object;
 use crate::schema::field_error::FieldError;
+
+/// Of a larger range than this only the beginning is given without being asked for.
+const PLACES_MAX: u128 = 1 << 24;
 
 /// The ranges that services get addresses and ports from.
 #[derive(Clone, Debug)]
 pub struct ServiceRanges {
-    /// The first address of the service range (the network address).
-    pub network: Ipv4Addr,
-    /// Its prefix length.
-    pub prefix: u8,
+    /// Addresses: one range, or one of each family, the primary one first.
+    pub addresses: Vec<Cidr>,
     /// Node ports.
     pub ports: RangeInclusive<u16>,
 }
@@ -35,33 +37,41 @@ pub(super) struct Claims {
 
 impl Default for ServiceRanges {
     fn default() -> Self {
-        Self { network: Ipv4Addr::new(10, 43, 0, 0), prefix: 16, ports: 30_000..=32_767 }
+        Self { addresses: vec![Cidr::new(IpAddr::from([10, 43, 0, 0]), 16)], ports: 30_000..=32_767 }
     }
 }
 
 impl ServiceRanges {
-    /// How many addresses the range has, the network address and the last one included.
-    fn size(&self) -> u32 {
-        1 << (32 - u32::from(self.prefix.clamp(8, 30)))
+    fn families(&self) -> Vec<&'static str> {
+        self.addresses.iter().map(Cidr::family).collect()
     }
 
-    /// The address at an offset.
-    pub fn address(&self, offset: u32) -> Ipv4Addr {
-        Ipv4Addr::from(u32::from(self.network) + offset)
+    fn of(&self, family: &str) -> Option<Cidr> {
+        self.addresses.iter().find(|range| range.family() == family).copied()
     }
+}
 
-    fn contains(&self, address: Ipv4Addr) -> bool {
-        let offset = u32::from(address).wrapping_sub(u32::from(self.network));
-        offset > 0 && offset < self.size() - 1
-    }
+/// How many places from the range's start on may be given: the first one is the network's, and IPv4's last one is for
+/// broadcasts.
+fn places(range: Cidr) -> u128 {
+    if range.is_ipv4() { range.size().saturating_sub(1) } else { range.size() }
+}
+
+/// Whether a Service may have this address of the range.
+fn is_given(range: Cidr, address: IpAddr) -> bool {
+    range.contains(address) && address != range.base() && range.nth(places(range)) != Some(address)
 }
 
 fn is_service(kind: &Kind) -> bool {
     kind.group.is_empty() && kind.plural == "services"
 }
 
+/// An address has one key, however it is written.
 fn address_key(address: &str) -> String {
-    format!("serviceips/{address}")
+    match address.parse::<IpAddr>() {
+        Ok(ip) => format!("serviceips/{ip}"),
+        Err(_) => format!("serviceips/{address}"),
+    }
 }
 
 fn port_key(port: i64) -> String {
@@ -84,18 +94,15 @@ impl Registry {
         if !is_service(kind) {
             return Ok(Claims::default());
         }
+        let errors = settle_families(object, old, &self.ranges.families());
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(kind, object.name(), &errors));
+        }
         let before = old.map(held).unwrap_or_default();
         let explicit = self.explicit(kind, object, &before)?;
         let service_type = object.text(&["spec", "type"]).to_owned();
-        if service_type != "ExternalName" {
-            if object.text(&["spec", "clusterIP"]).is_empty() {
-                let address = self.free_address(kind, object).await?;
-                object.set(&["spec", "clusterIP"], address);
-            }
-            let address = object.text(&["spec", "clusterIP"]).to_owned();
-            if object.items(&["spec", "clusterIPs"]).is_empty() {
-                object.set(&["spec", "clusterIPs"], vec![address]);
-            }
+        if service_type != "ExternalName" && object.text(&["spec", "clusterIP"]) != "None" {
+            self.fill_addresses(object).await?;
         }
         let balanced = service_type == "LoadBalancer";
         let wants_none = object.get(&["spec", "allocateLoadBalancerNodePorts"]).is_some_and(|wanted| *wanted == false);
@@ -132,20 +139,25 @@ impl Registry {
             ApiError::invalid(kind, object.name(), &[FieldError::invalid(field, value, why)])
         };
         let mut explicit = Vec::new();
-        let address = object.text(&["spec", "clusterIP"]);
-        let key = address_key(address);
-        if !address.is_empty() && address != "None" && !before.contains(&key) {
-            let value = Value::from(vec![address]);
-            let refuse = |why: &str| {
-                invalid("spec.clusterIPs", value.clone(), format!("failed to allocate IP {address}: {why}"))
-            };
-            if !address.parse().is_ok_and(|address| self.ranges.contains(address)) {
-                let (range, prefix) = (self.ranges.network, self.ranges.prefix);
-                return Err(refuse(&format!(
-                    "the provided network does not match the current range: provided IP is not in the valid range. The range of valid IPs is {range}/{prefix}"
-                )));
+        let addresses = object.items(&["spec", "clusterIPs"]);
+        for address in addresses.iter().filter_map(Value::as_str).filter(|address| *address != "None") {
+            let key = address_key(address);
+            if before.contains(&key) {
+                continue;
             }
-            explicit.push((key, refuse("provided IP is already allocated")));
+            let refuse = |why: &str| {
+                invalid("spec.clusterIPs", addresses.into(), format!("failed to allocate IP {address}: {why}"))
+            };
+            let parsed = address.parse().ok();
+            let range = parsed.and_then(|ip: IpAddr| self.ranges.of(family_of(ip)));
+            match (parsed, range) {
+                (Some(ip), Some(range)) if !is_given(range, ip) => {
+                    return Err(refuse(&format!(
+                        "the provided network does not match the current range: provided IP is not in the valid range. The range of valid IPs is {range}"
+                    )));
+                }
+                _ => explicit.push((key, refuse("provided IP is already allocated"))),
+            }
         }
         let ports = object.items(&["spec", "ports"]).iter().enumerate();
         let ports = ports.map(|(at, port)| (format!("spec.ports[{at}].nodePort"), port["nodePort"].as_i64()));
@@ -171,22 +183,34 @@ impl Registry {
         Ok(self.store.get(key).await.map_err(read_error)?.is_none())
     }
 
+    /// An address of each of the Service's families.
+    async fn fill_addresses(&self, object: &mut Object) -> Answer<()> {
+        let mut addresses = object.items(&["spec", "clusterIPs"]).to_vec();
+        for family in object.items(&["spec", "ipFamilies"]).iter().skip(addresses.len()).filter_map(Value::as_str) {
+            let full = || ApiError::internal("failed to allocate a serviceIP: range is full");
+            let range = self.ranges.of(family).ok_or_else(full)?;
+            addresses.push(self.free_address(range).await?.ok_or_else(full)?.into());
+        }
+        if let Some(first) = addresses.first() {
+            object.set(&["spec", "clusterIP"], first.clone());
+        }
+        object.set(&["spec", "clusterIPs"], addresses);
+        Ok(())
+    }
+
     /// A free address: above the band that upstream keeps for addresses chosen by hand, from a random place on.
-    async fn free_address(&self, kind: &Kind, object: &Object) -> Answer<String> {
-        let size = self.ranges.size();
-        let band = (size / 16).clamp(16, 256).min(size / 2);
-        let start = u32::from_le_bytes(random::<4>()) % (size - 1 - band);
-        for step in 0..size - 2 {
-            let upper = size - 1 - band;
-            let offset = if step < upper { band + (start + step) % upper } else { 1 + step - upper };
-            let address = self.ranges.address(offset).to_string();
-            if self.is_free(&address_key(&address)).await? {
-                return Ok(address);
+    async fn free_address(&self, range: Cidr) -> Answer<Option<String>> {
+        let end = places(range).min(PLACES_MAX);
+        let band = (range.size().min(PLACES_MAX) / 16).clamp(16, 256).min(end / 2).max(1);
+        let upper = end.saturating_sub(band).max(1);
+        let start = u128::from(u32::from_le_bytes(random::<4>())) % upper;
+        let above = (0..upper).map(|step| band + (start + step) % upper);
+        for address in above.chain(1..band).filter_map(|place| range.nth(place)) {
+            if is_given(range, address) && self.is_free(&address_key(&address.to_string())).await? {
+                return Ok(Some(address.to_string()));
             }
         }
-        let why = format!("failed to allocate a serviceIP: range is full ({})", object.name());
-        let _ = kind;
-        Err(ApiError::internal(why))
+        Ok(None)
     }
 
     async fn fill_ports(&self, kind: &Kind, object: &mut Object) -> Answer<()> {

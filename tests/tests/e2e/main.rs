@@ -10,6 +10,7 @@ mod boards;
 mod card;
 mod controllers;
 mod demo;
+mod dual;
 mod identity;
 mod join;
 mod kubectl;

@@ -1,6 +1,6 @@
 //! Pure: Services, Endpoints and EndpointSlices as the controllers see them.
 
-use core::net::Ipv4Addr;
+use core::net::IpAddr;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -48,10 +48,10 @@ pub(crate) struct Service {
 pub(crate) struct Balancer {
     /// It is of type LoadBalancer, and of no other class.
     pub(crate) wanted: bool,
-    /// The address that it asks for.
+    /// The addresses that it asks for, with commas between.
     pub(crate) asked: Option<Str>,
-    /// The address of its status.
-    pub(crate) held: Option<Ipv4Addr>,
+    /// The addresses of its status.
+    pub(crate) held: Box<[IpAddr]>,
     /// The message of our condition.
     pub(crate) condition: Option<Str>,
 }
@@ -73,7 +73,7 @@ fn balancer(object: &Value, interner: &mut Interner) -> Option<Box<Balancer>> {
     let asked = interner.text_at(object, &["metadata", "annotations", ADDRESS]);
     let asked = asked.or_else(|| interner.text_at(object, &["spec", "loadBalancerIP"]));
     let ingress = list_at(object, &["status", "loadBalancer", "ingress"]);
-    let held = ingress.first().filter(|_| ingress.len() == 1).and_then(|one| str_at(one, &["ip"]).parse().ok());
+    let held = ingress.iter().filter_map(|one| str_at(one, &["ip"]).parse().ok()).collect();
     Some(Box::new(Balancer { wanted, asked, held, condition }))
 }
 

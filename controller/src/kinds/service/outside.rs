@@ -9,7 +9,7 @@ use crate::schema::field_error::FieldError;
 use crate::schema::names;
 
 const NO_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
-const NO_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+pub(super) const NO_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 const BALANCED_ONLY: &str = "may only be used when `type` is 'LoadBalancer'";
 /// A day.
 const AFFINITY_S_MAX: i64 = 86_400;

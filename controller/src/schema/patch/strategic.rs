@@ -225,7 +225,7 @@ fn merge_list(
     target: &mut Vec<Value>,
     patch: Vec<Value>,
 ) -> Result<Vec<Value>, PatchError> {
-    let mut plain = Vec::new();
+    let (mut plain, mut replaces) = (Vec::new(), false);
     for item in patch {
         let Value::Object(item) = item else {
             return Err(bad("invalid JSON document"));
@@ -233,7 +233,7 @@ fn merge_list(
         let directive = item.get(PATCH).map(|directive| directive.as_str().unwrap_or_default().to_owned());
         match directive.as_deref() {
             None => plain.push(item),
-            Some("replace") => target.clear(),
+            Some("replace") => replaces = true,
             Some("delete") => {
                 let wanted = item.get(key).ok_or_else(|| no_key(&item, key))?.clone();
                 target.retain(|present| present.get(key) != Some(&wanted));
@@ -245,6 +245,11 @@ fn merge_list(
                 return Err(bad(format!("unknown patch type: {other} in map: {}", Value::Object(item))));
             }
         }
+    }
+    if replaces {
+        // As they are: two of one key too, such as a node's addresses of one type.
+        *target = plain.into_iter().map(|item| cleaned(inner, item).map(Value::Object)).collect::<Result<_, _>>()?;
+        return Ok(Vec::new());
     }
     let before = target.iter().map(identity_by(Some(key))).collect();
     for item in plain {
@@ -376,6 +381,13 @@ mod tests {
         assert_eq!(names(spec.clone(), again), ["a", "b", "c"]);
         let all = json!({"containers": [{"$patch": "replace"}, {"name": "z"}, {"name": "a"}]});
         assert_eq!(names(spec, all), ["z", "a"]);
+        let kind = lookup("", "v1", "Node").unwrap();
+        let two = json!([{"type": "InternalIP", "address": "10.0.0.5"}, {"type": "InternalIP", "address": "fd00::5"}]);
+        let mut target = json!({"status": {"addresses": [{"type": "Hostname", "address": "a"}]}});
+        let mut patch = json!({"status": {"addresses": two}});
+        patch["status"]["addresses"].as_array_mut().unwrap().push(json!({"$patch": "replace"}));
+        strategic_merge_patch(kind, target.as_object_mut().unwrap(), patch.as_object().unwrap()).unwrap();
+        assert_eq!(target["status"]["addresses"], two, "what replaces a list is not merged in itself");
         let mut target = json!({"metadata": {"finalizers": ["a", "b"]}}).as_object().unwrap().clone();
         let kind = lookup("", "v1", "Pod").unwrap();
         let patch = json!({"metadata": {"finalizers": ["c", "a"]}});
