@@ -39,8 +39,11 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// None while the Node has no ranges or no address.
+    /// None while the Node has no ranges or no address, or the controller says that its ranges are another board's.
     pub(crate) fn read(node: &Value) -> Option<Self> {
+        if has_no_route(node) {
+            return None;
+        }
         let texts = |value: &Value| -> Vec<String> {
             value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
         };
@@ -67,6 +70,13 @@ impl Peer {
     fn outer(&self) -> Option<IpAddr> {
         self.addresses.iter().find(|ip| ip.is_ipv4()).copied()
     }
+}
+
+/// Of two boards whose ranges overlap the younger is told so by its Node's condition; the older one's traffic is not for it.
+fn has_no_route(node: &Value) -> bool {
+    let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+    let mut told = conditions.filter(|one| one["type"] == "NetworkUnavailable" && one["status"] == "True");
+    told.any(|one| one["reason"] == "NoRouteCreated")
 }
 
 /// What the kernel shall have.
@@ -211,6 +221,19 @@ mod tests {
         let read = Peer::read(&node).unwrap();
         assert_eq!((read.name.as_str(), read.ranges.len(), read.addresses), ("b", 2, vec![ip("10.88.0.2")]));
         assert_eq!(Peer::read(&json!({"metadata": {"name": "b"}, "spec": {}})), None);
+    }
+
+    #[test]
+    fn a_board_whose_ranges_are_anothers_is_no_peer() {
+        let node = |status: &str, reason: &str| {
+            json!({"metadata": {"name": "b"}, "spec": {"podCIDRs": ["10.42.1.0/24"]}, "status": {
+                "addresses": [{"type": "InternalIP", "address": "10.88.0.2"}],
+                "conditions": [{"type": "NetworkUnavailable", "status": status, "reason": reason}]}})
+        };
+        assert_eq!(Peer::read(&node("True", "NoRouteCreated")), None);
+        for (status, reason) in [("False", "RouteCreated"), ("True", "CalicoIsDown")] {
+            assert!(Peer::read(&node(status, reason)).is_some(), "{reason}: it is not ours to say");
+        }
     }
 
     #[test]

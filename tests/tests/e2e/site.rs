@@ -89,7 +89,30 @@ pub(crate) fn told_by_the_provider(one: &Board) {
     assert!(told.contains("Node synced successfully"), "{told}");
     let told = one.kubectl("describe node pi-2");
     assert!(!told.contains("Node synced successfully"), "it was told nothing and waited for nobody: {told}");
+    ranges_that_collide(one);
     volumes(one);
+}
+
+/// A Node that claims another board's pods gets none of their traffic, and is told so.
+fn ranges_that_collide(one: &Board) {
+    let range = one.kubectl("get node pi-2 -o jsonpath={.spec.podCIDR}");
+    let route = || one.succeed(&["ip", "route", "show", &range]);
+    let before = one.eventually("the older board has its route", 20, || Some(route()).filter(|it| !it.is_empty()));
+    one.apply(&format!(
+        "apiVersion: v1\nkind: Node\nmetadata: {{name: ghost}}\nspec: {{podCIDR: {range}, podCIDRs: [{range}]}}\n"
+    ));
+    let address = r#"{"status":{"addresses":[{"type":"InternalIP","address":"10.99.0.77"}]}}"#;
+    let _ = one.kubectl(&format!("patch node ghost --subresource=status -p {address}"));
+    let told = one.eventually("the younger one is told", 20, || {
+        Some(one.kubectl("describe node ghost")).filter(|told| told.contains("FailedToCreateRoute"))
+    });
+    assert!(told.contains("NoRouteCreated") && told.contains("of node pi-2, which was there before"), "{told}");
+    one.eventually("and takes no pods", 20, || {
+        let taints = one.kubectl("get node ghost -o jsonpath={.spec.taints[*].key}");
+        taints.contains("network-unavailable").then_some(())
+    });
+    one.eventually("the older one keeps its route", 10, || (route() == before).then_some(()));
+    let _ = one.kubectl("delete node ghost");
 }
 
 fn volumes(one: &Board) {

@@ -2,7 +2,7 @@
 //!
 //! The agents make them, from each Node's pod ranges and address; so it is told here, in the words of upstream's route
 //! controller, whether that can come out right: two boards with ranges that overlap cannot both have theirs. The older one
-//! keeps it. A condition that somebody else wrote, a plugin of the pod network, is left to that one.
+//! keeps it, and agents make none to the younger. A condition that somebody else wrote, a plugin of the pod network, is left to that one.
 
 use std::collections::BTreeMap;
 
