@@ -19,6 +19,7 @@ pub mod backoff;
 mod clock;
 mod connection;
 mod error;
+mod gather;
 mod object;
 mod reflect;
 mod verifier;

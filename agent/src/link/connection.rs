@@ -23,6 +23,7 @@ use tracing::{debug, info};
 
 use super::backoff::Backoff;
 use super::clock::Clock;
+use super::gather::Gathered;
 use super::reflect::random;
 use super::verifier::{LookingVerifier, PinnedVerifier};
 use super::{KeyPin, LinkError, Sending, Transport};
@@ -368,7 +369,7 @@ async fn connect(
         .keep_alive_timeout(timeout)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .handshake(TokioIo::new(tls))
+        .handshake(TokioIo::new(Gathered::new(tls)))
         .await
         .map_err(|error| (format!("{}: {}", endpoint.authority(), chain(&error)), false))?;
     tokio::spawn(async move {

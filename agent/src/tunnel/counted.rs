@@ -19,7 +19,7 @@ impl Counted {
             *count += usize::from(free);
             free
         });
-        counted.then_some(Self(streams))
+        counted.then(|| Self(streams))
     }
 
     /// The stream that it stands for.
