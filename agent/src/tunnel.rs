@@ -43,13 +43,13 @@ const PROTOCOL: &str = "bramble-tunnel";
 /// A tunnel without a stream is closed after this time: kubectl often comes again soon.
 const IDLE: Duration = Duration::from_secs(300);
 /// Streams at a time: one for each kubectl that looks into this board's pods.
-const STREAMS_MAX: usize = 64;
+const STREAMS_MAX: usize = 32;
 /// Tunnels at a time: one for each API server that wants one, and such as are dead and do not know it yet.
 const TUNNELS_MAX: usize = 8;
-/// Bytes in flight towards the board, of a stream and of a tunnel, and those of a stream that wait to be sent: a tunnel full
-/// of stalled streams takes 3 MB.
+/// Bytes in flight towards the board, of a stream and of a tunnel (all streams', so that no stalled one stops others), and those of
+/// a stream that wait to be sent: a tunnel full of stalled streams takes 3 MB.
 const STREAM_WINDOW: u32 = 64 << 10;
-const TUNNEL_WINDOW: u32 = 1 << 20;
+const TUNNEL_WINDOW: u32 = STREAMS_MAX as u32 * STREAM_WINDOW;
 const SEND_BYTES: usize = 32 << 10;
 /// The largest head of a request.
 const HEAD_BYTES: u32 = 4 << 10;

@@ -124,7 +124,8 @@ impl Kubelets {
         through: impl Future<Output = Result<T, String>>,
     ) -> Result<T, String> {
         let mut why = "not reachable a while ago".to_owned();
-        if self.tunnels.tries_direct(node.name(), place) {
+        let tries_direct = self.tunnels.tries_direct(node.name(), place);
+        if tries_direct {
             match direct.await {
                 Ok(stream) => return Ok(stream),
                 Err(Failed::Refused(why)) => return Err(format!("dial tcp {host}:{port}: {why}")),
@@ -133,10 +134,14 @@ impl Kubelets {
             if location::is_lost(node) {
                 return Err(format!("dial tcp {host}:{port}: {why}"));
             }
-            self.tunnels.unreached(node.name(), place);
         }
-        let both = |error| format!("dial tcp {host}:{port}: {why}; and by a connection of its own: {error}");
-        through.await.map_err(both)
+        let found = through.await;
+        match &found {
+            Ok(_) if tries_direct => self.tunnels.unreached(node.name(), place),
+            Ok(_) => {}
+            Err(_) => self.tunnels.lost(node.name(), place),
+        }
+        found.map_err(|error| format!("dial tcp {host}:{port}: {why}; and by a connection of its own: {error}"))
     }
 
     /// TLS with the board's kubelet, and none other's.

@@ -48,9 +48,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Keeps the NAT's memory of the connection, and finds out that the board has gone. Only while a tunnel is open.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_WITHIN: Duration = Duration::from_secs(15);
-/// Bytes in flight towards us, of a stream and of a tunnel.
+/// Bytes in flight towards us, of a stream and of a tunnel: all streams that a board allows, so that no stalled one stops others.
 const STREAM_WINDOW: u32 = 64 << 10;
-const TUNNEL_WINDOW: u32 = 256 << 10;
+const TUNNEL_WINDOW: u32 = 32 * STREAM_WINDOW;
 /// Bytes of a stream that wait to be sent.
 const SEND_BYTES: usize = 64 << 10;
 
@@ -118,9 +118,14 @@ impl Tunnels {
         self.sender(node).is_none() && self.ways(node).tries_direct(place, Instant::now())
     }
 
-    /// Remembers that the direct way led nowhere.
+    /// Remembers that the direct way led nowhere where the tunnel did.
     pub(super) fn unreached(&self, node: &str, place: Place) {
         self.change(node, |board| board.ways.failed[place as usize] = Some(Instant::now()));
+    }
+
+    /// No way led anywhere: the next request tries all of them, for the board may be back, or be one that opens no tunnels.
+    pub(super) fn lost(&self, node: &str, place: Place) {
+        self.change(node, |board| board.ways.failed[place as usize] = None);
     }
 
     fn sender(&self, node: &str) -> Option<(u64, Sender)> {

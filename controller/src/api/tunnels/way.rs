@@ -9,7 +9,7 @@
 
 use std::time::{Duration, Instant};
 
-/// A direct way that failed is not tried again for so long: a NAT stays where it is, and whoever asks twice would wait twice.
+/// A direct way that failed where the tunnel did not is not tried again for so long: a NAT stays where it is, and whoever asks twice would wait twice.
 pub(super) const REMEMBERED: Duration = Duration::from_secs(600);
 
 /// What of a board a request is for: the ways to them may differ, such as through an overlay that leads to pods alone.
