@@ -16,6 +16,7 @@
 //! | `backup.rs` | snapshots by the clock, in a folder and in a bucket |
 //! | `controllers.rs` | several controllers over one etcd; a board with the leader dies |
 //! | `boards.rs` | several boards: joining, pods and Services across links, pulled plugs |
+//! | `dual.rs` | two boards of IPv4 and IPv6: pods, Services, names, policies, a load balancer's address that moves |
 //! | `trouble.rs` | bad lines, one-way partitions, frozen agents; an outage of most of twenty boards moves nothing |
 //! | `../benches/figures.rs` | nothing: it prints the figures |
 //! | `../src/bin/boot-test/` | a card's image boots in an emulator, joins, serves, is updated; run by `images/boot-test` |
