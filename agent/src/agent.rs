@@ -275,7 +275,8 @@ impl Agent {
         let joined = joined(&join, &self.clock).await?;
         joined.connection.asked_every(node::renewed_every(self.options.lease_duration));
         self.transport.set(joined.connection.clone());
-        let pod_network = PodNet { network: self.network, plugins: self.plugins };
+        let pod_network =
+            PodNet { network: self.network, plugins: self.plugins, cluster: self.options.cluster_cidrs.clone() };
         // A board that was here before has its range already.
         let not_ready = pod_network.not_ready(&pod_network.network.ranges());
         let (health, receiver) = watch::channel(Health { not_ready, ..Health::default() });

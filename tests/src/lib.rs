@@ -18,6 +18,7 @@
 //! | `balancer.rs`, `site.rs` | the provider: load balancers on the LAN, zones, routes, volumes, boards that are shut down |
 //! | `boards.rs` | several boards: joining, pods and Services across links, pulled plugs |
 //! | `nat.rs` | a board behind a NAT: logs, exec, attach, port-forward, a pod's page, by a connection that it opens |
+//! | `dual.rs` | two boards of IPv4 and IPv6: pods, Services, names, policies, a load balancer's address that moves |
 //! | `trouble.rs` | bad lines, one-way partitions, frozen agents; an outage of most of twenty boards moves nothing |
 //! | `authority.rs` | keys, certificates and the authority change under a running cluster |
 //! | `../benches/figures.rs`, `boards.rs` | nothing: they print the figures of one board, and of several |

@@ -20,6 +20,8 @@ const NO_RANGE: &str = "container runtime network not ready: NetworkReady=false 
 pub(super) struct PodNet {
     pub(super) network: Network,
     pub(super) plugins: Option<Plugins>,
+    /// What this board believes to be the cluster's.
+    pub(super) cluster: Vec<Cidr>,
 }
 
 impl PodNet {
@@ -32,10 +34,24 @@ impl PodNet {
         reason.into_iter().map(str::to_owned).collect()
     }
 
+    /// The ranges of the Node that this board does not know as the cluster's: pods that it has from them would speak to
+    /// others, and to Services, in disguise.
+    fn foreign(&self, ranges: &[Cidr]) -> Vec<Cidr> {
+        let known = |range: &&Cidr| self.cluster.iter().any(|known| known.contains(range.base()));
+        ranges.iter().filter(|range| !known(range)).copied().collect()
+    }
+
     /// Takes the ranges of the Node, which plugins read there themselves. False where the kernel refused them.
     async fn take_ranges(&self, ranges: &[Cidr]) -> bool {
         if self.plugins.is_some() {
             return true;
+        }
+        let foreign = self.foreign(ranges);
+        if !foreign.is_empty() {
+            error!(
+                ?foreign,
+                "the cluster has other ranges: start this agent with the controller's --cluster-cidr and --service-cidr"
+            );
         }
         let (network, wanted) = (self.network.clone(), ranges.to_vec());
         match tokio::task::spawn_blocking(move || network.set_ranges(&wanted)).await {
