@@ -3,6 +3,7 @@
 mod backing;
 mod certificates;
 mod common_keys;
+mod front;
 pub(crate) mod listener;
 mod migrate;
 mod peers;
@@ -10,7 +11,7 @@ mod peers;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bramble_store::Store;
@@ -20,9 +21,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::api::{Api, Body, InProcess, Kubelets};
+use crate::api::{Api, Kubelets};
+use crate::authn::Authenticator;
 use crate::authn::tokens::Tokens;
-use crate::authn::{Authenticator, PeerCertificate};
 use crate::authz::Authorizer;
 use crate::backup::{self, Schedule};
 use crate::bootstrap::{self, Facts};
@@ -34,14 +35,14 @@ use crate::encryption::{Encryption, EncryptionError};
 use crate::identity::Identity;
 use crate::kinds::Kinds;
 use crate::object::time;
-use crate::pki::tls::{ClientTrust, ServingNames};
+use crate::pki::tls::ServingNames;
 use crate::pki::{self, Pki, PkiError};
-use crate::registry::status::ApiError;
 use crate::registry::{Registry, ServiceRanges, uuid};
 use crate::scheduler;
 
 pub use self::backing::EtcdServers;
 use self::certificates::Keys;
+use self::front::Front;
 pub use self::migrate::{Migration, migrate_store};
 
 /// How long the token in the join file is good for: the agent beside us takes it at once.
@@ -255,9 +256,19 @@ pub enum ServeError {
     NoListener,
 }
 
+/// By how much the control plane's clock is ahead of the system's, in seconds: for tests of what days do to a cluster.
+const CLOCK_AHEAD: &str = "BRAMBLE_CLOCK_AHEAD_S";
+
 /// Time since 1970 by the system's clock; the one place of the control plane that asks it.
 pub fn wall_clock() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    static AHEAD: LazyLock<Duration> = LazyLock::new(|| {
+        let seconds = std::env::var(CLOCK_AHEAD).ok().and_then(|text| text.parse().ok()).unwrap_or_default();
+        if seconds > 0 {
+            tracing::warn!(seconds, "the clock is ahead, as {CLOCK_AHEAD} says");
+        }
+        Duration::from_secs(seconds)
+    });
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + *AHEAD
 }
 
 /// The same as Leases have it.
@@ -492,61 +503,4 @@ fn start_controllers(
         }
     };
     tasks.spawn(async move { if elects { lead(of_controllers, told, control).await } else { control().await } });
-}
-
-/// The header that tells boards which authorities are trusted; there is none before the first rollover.
-const AUTHORITIES: &str = "bramble-authorities";
-
-/// The front door on the wire: authenticates, then hands to the API.
-pub(crate) struct Front {
-    api: Arc<Api>,
-    authenticator: Authenticator,
-    authorizer: Authorizer,
-    authorities: ClientTrust,
-}
-
-impl Front {
-    /// A client in this process: the API server itself has all rights, a component its own.
-    fn client(&self, name: &str) -> Client {
-        self.as_identity(match name {
-            "system:apiserver" => Identity::user(name, &["system:masters"]),
-            component => Identity::component(component),
-        })
-    }
-
-    fn as_identity(&self, identity: Identity) -> Client {
-        Client::new(Arc::new(InProcess::new(self.api.clone(), identity)))
-    }
-}
-
-impl listener::Handler for Front {
-    async fn shut_out(self: Arc<Self>, peer: PeerCertificate) {
-        self.authenticator.shut_out(&peer).await;
-    }
-
-    async fn answer(
-        self: Arc<Self>,
-        mut request: http::Request<Body>,
-        peer: Option<PeerCertificate>,
-    ) -> http::Response<Body> {
-        let identity = self.authenticator.authenticate(request.headers(), peer.as_ref()).await;
-        if let Some(peer) = peer {
-            request.extensions_mut().insert(peer);
-        }
-        match identity {
-            Ok(identity) => {
-                // A board that knows other authorities than these asks for them.
-                let told = self.authorities.digest().filter(|_| identity.name.starts_with("system:node:"));
-                let mut response = self.api.handle(identity, request).await;
-                if let Some(value) = told.and_then(|digest| http::HeaderValue::try_from(digest).ok()) {
-                    response.headers_mut().insert(AUTHORITIES, value);
-                }
-                response
-            }
-            Err(error) => {
-                tracing::debug!(%error, "not authenticated");
-                crate::api::refuse(&ApiError::unauthorized())
-            }
-        }
-    }
 }

@@ -22,6 +22,7 @@ pub struct Board {
     netns: String,
     dir: PathBuf,
     options: Vec<String>,
+    environment: Vec<(String, String)>,
     running: Option<(Child, Receiver<String>)>,
     /// What it is asked with.
     pub kubectl: Kubectl,
@@ -72,7 +73,14 @@ impl Board {
         // Of equal length: a path that is the beginning of another one's would be taken for it.
         let dir = std::env::temp_dir().join(format!("bramble-{test}-{}-{number:03}", std::process::id()));
         fs::create_dir_all(&dir).expect("a directory of this test's own");
-        let board = Self { netns, dir, options: Vec::new(), running: None, kubectl: Kubectl::newest() };
+        let board = Self {
+            netns,
+            dir,
+            options: Vec::new(),
+            environment: Vec::new(),
+            running: None,
+            kubectl: Kubectl::newest(),
+        };
         let _ = succeed(Command::new("ip").args(["netns", "add", &board.netns]));
         let _ = board.succeed(&["ip", "link", "set", "lo", "up"]);
         board
@@ -123,6 +131,11 @@ impl Board {
         self.options = options.iter().map(|option| (*option).to_owned()).collect();
     }
 
+    /// What is started on it from now on finds this in its environment.
+    pub fn environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// Starts `bramble agent` with a fresh token of a controller; the node is Ready when it returns.
     ///
     /// # Panics
@@ -159,6 +172,7 @@ impl Board {
     fn launch(&mut self, words: &[&str]) {
         let mut command = self.command(binary());
         command.args(words).args(self.directories()).args(&self.options);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let stderr = child.stderr.take().expect("piped");
         let (send, lines) = channel();

@@ -16,11 +16,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, Timespec, clock_settime};
+use tokio::sync::watch;
 
 /// The file is written when so much has passed since: a card shall not wear out for it.
 const KEEP_EVERY_S: u64 = 24 * 3600;
 /// A word that leads further from what was known is remembered with what was known: it may be taken back.
 const JUMP_S: u64 = 24 * 3600;
+/// Of a smaller difference nobody is told.
+const NOTED_MS: u64 = 60_000;
 /// No board is older, 2026-01-01.
 const FLOOR_S: u64 = 1_767_225_600;
 /// A system's clock that is further off is set. A `Date` header has whole seconds, and some way behind it.
@@ -35,6 +38,8 @@ pub struct Clock {
     /// The last authenticated moment of earlier runs, in Unix seconds.
     floor_s: u64,
     keeper: Option<Keeper>,
+    /// Counts words that made it another time than it was taken for.
+    jumps: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -54,6 +59,7 @@ impl Clock {
 
     /// Notes what a verified server said.
     pub fn authenticate(&self, unix_s: u64) {
+        let before_ms = self.now_ms();
         let known_s = self.trusted_s().unwrap_or(self.floor_s.max(FLOOR_S));
         if unix_s > known_s + JUMP_S {
             *self.before_jump.lock().unwrap_or_else(PoisonError::into_inner) = Some((known_s, Instant::now()));
@@ -62,6 +68,15 @@ impl Clock {
         if let Some(keeper) = &self.keeper {
             keeper.take(unix_s);
         }
+        if self.now_ms().abs_diff(before_ms) > NOTED_MS {
+            self.jumps.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// Changes whenever it is another time than it was taken for: who sleeps until a moment looks again.
+    #[must_use]
+    pub fn jumps(&self) -> watch::Receiver<u64> {
+        self.jumps.subscribe()
     }
 
     /// Authenticated time in Unix seconds, if there is any.
@@ -123,7 +138,12 @@ mod tests {
     fn without_authentication_there_is_no_trusted_time() {
         let clock = Clock::default();
         assert_eq!(clock.trusted_s(), None);
+        let mut jumps = clock.jumps();
         clock.authenticate(4_000_000_000);
+        assert!(jumps.has_changed().unwrap(), "who sleeps is told");
+        jumps.mark_unchanged();
+        clock.authenticate(4_000_000_001);
+        assert!(!jumps.has_changed().unwrap());
         assert!(clock.trusted_s().unwrap() >= 4_000_000_000);
         assert!(clock.now_ms() >= 4_000_000_000_000);
         assert!((FLOOR_S..FLOOR_S + 60).contains(&clock.before_jump_s().unwrap()), "the word may be taken back");

@@ -23,6 +23,7 @@ use crate::volumes;
 pub async fn run(options: BoardOptions, link: Link, clock: Arc<Clock>, checkpoint: Option<Checkpoint>) {
     let (services, receiver) = watch::channel(Arc::default());
     let node_name = options.node_name.clone();
+    let mut jumps = clock.jumps();
     let board = Arc::new(Board::new(options, link.clone(), clock, receiver));
     let prepared = {
         let places = board.places.clone();
@@ -52,6 +53,8 @@ pub async fn run(options: BoardOptions, link: Link, clock: Arc<Clock>, checkpoin
                 Delta::Synced => dispatch.synced(&seen).await,
             },
             Some(event) = happened.recv() => dispatch.happened(&event),
+            // A token that was good for an hour has ended in a partition of three days.
+            Ok(()) = jumps.changed() => dispatch.look_again(),
         }
     }
 }
@@ -189,8 +192,12 @@ impl Dispatch {
         match of_pod.and_then(|pod| self.workers.get(&pod.uid)) {
             Some(handle) => handle.notify.notify_one(),
             // A sandbox that is being made is not in the table yet.
-            None => self.workers.values().for_each(|handle| handle.notify.notify_one()),
+            None => self.look_again(),
         }
+    }
+
+    fn look_again(&self) {
+        self.workers.values().for_each(|handle| handle.notify.notify_one());
     }
 }
 

@@ -1,6 +1,6 @@
 //! Shell: writes one component's Events, one after the other, best effort as upstream's recorder.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
@@ -62,6 +62,5 @@ async fn write(client: Client, component: &'static str, mut reports: mpsc::Recei
 
 /// Both clocks.
 pub(super) fn now(started: Instant) -> Now {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { wall_ms: wall.as_millis() as i64, monotonic: started.elapsed() }
+    Now { wall_ms: crate::serve::wall_clock().as_millis() as i64, monotonic: started.elapsed() }
 }

@@ -15,6 +15,7 @@ mod identity;
 mod join;
 mod kubectl;
 mod nat;
+mod partition;
 mod policy;
 mod site;
 mod static_binary;
