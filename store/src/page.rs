@@ -103,7 +103,7 @@ pub(crate) fn count(mut view: View, prefix: &str, after: Option<&str>) -> Result
 }
 
 /// Lists in progress that are remembered; a forgotten one counts its rest again.
-const LISTS_MAX: usize = 16;
+const LISTS_MAX: usize = 256;
 
 /// How many keys the lists in progress have left: the next page need not count them. The state at one revision never
 /// changes, so neither do these numbers.
