@@ -236,8 +236,12 @@ fn an_outage_of_most_of_a_site_of_twenty_boards_moves_nothing() {
     one.eventually("they count as lost", 60, || {
         (readiness(&one).iter().filter(|ready| *ready == "Unknown").count() == LOST).then_some(())
     });
-    let taints = one.kubectl("get nodes -o jsonpath={.items[*].spec.taints[*].effect}");
-    assert!(!taints.contains("NoExecute") && taints.matches("NoSchedule").count() == LOST, "{taints}");
+    // A taint follows its condition.
+    one.eventually("nothing new is sent to them", 30, || {
+        let taints = one.kubectl("get nodes -o jsonpath={.items[*].spec.taints[*].effect}");
+        assert!(!taints.contains("NoExecute"), "{taints}");
+        (taints.matches("NoSchedule").count() == LOST).then_some(())
+    });
     assert_eq!(places(&one), before, "nobody is sent away");
     boards[..LOST].iter().for_each(|board| signal(board, Signal::CONT));
     wait_for_readiness(&one, &["True"; BOARDS]);
