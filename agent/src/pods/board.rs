@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bramble_runtime::{ContainerState, Error};
 use tokio::sync::watch;
 
-use super::env::{Facts, ServiceLink};
+use super::env::{Facts, ServiceLink, ServiceLinks};
 use super::events::Recorder;
 use super::hosts::Dns;
 use super::references::References;
@@ -62,7 +62,7 @@ pub(crate) struct Board {
     pub(crate) host_ips: Vec<IpAddr>,
     pub(crate) node_name: String,
     pub(crate) node: crate::node::Facts,
-    pub(crate) services: watch::Receiver<Arc<Vec<ServiceLink>>>,
+    pub(crate) services: watch::Receiver<ServiceLinks>,
     pub(crate) references: References,
     pub(crate) recorder: Recorder,
     /// What a pod's task holds in place of its pod while it waits.
@@ -78,7 +78,7 @@ impl Board {
         options: BoardOptions,
         link: Link,
         clock: Arc<Clock>,
-        services: watch::Receiver<Arc<Vec<ServiceLink>>>,
+        services: watch::Receiver<ServiceLinks>,
     ) -> Self {
         Self {
             runtime: options.runtime,
@@ -100,6 +100,12 @@ impl Board {
             services,
             nothing: Arc::default(),
         }
+    }
+
+    /// The Services that a pod of this namespace may be told of.
+    pub(crate) fn services_of(&self, namespace: &str) -> Vec<ServiceLink> {
+        let all = self.services.borrow();
+        all.values().filter(|service| service.namespace == namespace || service.is_the_api()).cloned().collect()
     }
 
     pub(crate) fn now_ms(&self) -> i64 {

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use super::board::{Board, BoardOptions};
-use super::env::ServiceLink;
+use super::env::{ServiceLink, ServiceLinks};
 use super::spec::Pod;
 use super::worker::{Handle, Message, Worker};
 use crate::checkpoint::Checkpoint;
@@ -21,7 +21,7 @@ use crate::volumes;
 
 /// Runs the pods of this board for ever.
 pub async fn run(options: BoardOptions, link: Link, clock: Arc<Clock>, checkpoint: Option<Checkpoint>) {
-    let (services, receiver) = watch::channel(Arc::default());
+    let (services, receiver) = watch::channel(ServiceLinks::new());
     let node_name = options.node_name.clone();
     let mut jumps = clock.jumps();
     let board = Arc::new(Board::new(options, link.clone(), clock, receiver));
@@ -253,12 +253,13 @@ async fn follow_runtime(board: Arc<Board>, events: mpsc::Sender<RuntimeEvent>) {
 }
 
 /// Keeps the few fields of services that environment variables show.
-async fn follow_services(link: Link, services: watch::Sender<Arc<Vec<ServiceLink>>>) {
+async fn follow_services(link: Link, services: watch::Sender<ServiceLinks>) {
     let mut changes = link.reflect(Interest::all("/api/v1/services"));
-    let mut known: BTreeMap<(String, String), ServiceLink> = BTreeMap::new();
     let mut listed = BTreeSet::new();
     loop {
-        match changes.next().await {
+        let delta = changes.next().await;
+        // Changed in place: a cluster may have thousands.
+        services.send_modify(|known| match delta {
             Delta::Restarted => listed.clear(),
             Delta::Applied(object) => {
                 let service = service_link(&object.value());
@@ -270,9 +271,11 @@ async fn follow_services(link: Link, services: watch::Sender<Arc<Vec<ServiceLink
                 let service = service_link(&object.value());
                 known.remove(&(service.namespace, service.name));
             }
-            Delta::Synced => known.retain(|key, _| listed.contains(key)),
-        }
-        services.send_replace(Arc::new(known.values().cloned().collect()));
+            Delta::Synced => {
+                let listed = std::mem::take(&mut listed);
+                known.retain(|key, _| listed.contains(key));
+            }
+        });
     }
 }
 

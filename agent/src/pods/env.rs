@@ -26,6 +26,16 @@ pub(crate) struct ServiceLink {
     pub(crate) ports: Vec<(String, u16, String)>,
 }
 
+impl ServiceLink {
+    /// Every pod is told of it.
+    pub(crate) fn is_the_api(&self) -> bool {
+        self.namespace == "default" && self.name == "kubernetes"
+    }
+}
+
+/// The Services of a cluster by namespace and name.
+pub(crate) type ServiceLinks = BTreeMap<(String, String), ServiceLink>;
+
 /// What fields of the pod resolve to, beside the pod itself.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Facts {
@@ -232,7 +242,7 @@ fn service_variables(pod: &Pod, services: &[ServiceLink]) -> Vec<(String, String
     let links = pod.spec.enable_service_links.unwrap_or(true);
     let mut all = Vec::new();
     for service in services {
-        let master = service.namespace == "default" && service.name == "kubernetes";
+        let master = service.is_the_api();
         let own = links && service.namespace == pod.metadata.namespace;
         if !(master || own) || service.cluster_ip.is_empty() || service.cluster_ip == "None" {
             continue;

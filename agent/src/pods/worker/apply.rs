@@ -254,7 +254,7 @@ impl Worker {
         let sources = sources
             .ok_or((CONFIG, "failed to sync configmap cache: timed out waiting for the condition".to_owned()))?;
         let facts = self.board.facts(&observed.ips);
-        let services = self.board.services.borrow().clone();
+        let services = self.board.services_of(&self.pod.metadata.namespace);
         let id = bramble_runtime::new_id();
         let sub_paths = self.sub_paths(container, &facts).await.map_err(|error| (CONFIG, error))?;
         let pod_dir = self.board.places.pod(&self.pod.metadata.uid);

@@ -182,7 +182,7 @@ impl World {
             host_ips: vec!["10.0.0.5".parse().unwrap()],
             node: crate::node::Facts::default(),
         };
-        let (_, services) = watch::channel(Arc::default());
+        let (_, services) = watch::channel(Default::default());
         let board = Arc::new(Board::new(options, Link::new(transport), Arc::default(), services));
         Self { runtime, api, board, dir }
     }
