@@ -228,6 +228,8 @@ spec:
   template:
     metadata: {{labels: {{app: moved}}}}
     spec:
+      # The environment of a pod that is told of ten thousand Services is longer than a kernel takes.
+      enableServiceLinks: false
       affinity: {{nodeAffinity: {{preferredDuringSchedulingIgnoredDuringExecution: [{{weight: 100, preference: {{matchExpressions: [{{key: kubernetes.io/hostname, operator: In, values: [pi-2]}}]}}}}]}}}}
       tolerations:
       - {{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: {TOLERATED_S}}}
