@@ -41,7 +41,7 @@ use crate::identity::Identity;
 use crate::object::time;
 use crate::pki::authorities::Authorities;
 use crate::pki::key::hex;
-use crate::pki::tls::{ClientTrust, Vouched};
+use crate::pki::tls::Vouched;
 
 /// An object that is being deleted counts as gone this long after.
 const DELETION_LEEWAY_S: i64 = 60;
@@ -84,7 +84,7 @@ pub enum AuthnError {
 
 struct Shared {
     objects: Objects,
-    trust: ClientTrust,
+    trust: watch::Receiver<Arc<Authorities>>,
     tokens: Tokens,
     /// SHA-256 of the public keys that are shut out.
     revoked: watch::Sender<HashSet<[u8; 32]>>,
@@ -100,7 +100,12 @@ pub struct Authenticator {
 impl Authenticator {
     /// Certificates by `trust`, tokens by `tokens`, and what tokens are bound to from the store.
     /// `clock` tells the time since 1970.
-    pub fn new(store: Store, trust: ClientTrust, tokens: Tokens, clock: fn() -> Duration) -> Authenticator {
+    pub fn new(
+        store: Store,
+        trust: watch::Receiver<Arc<Authorities>>,
+        tokens: Tokens,
+        clock: fn() -> Duration,
+    ) -> Authenticator {
         let shared = Shared { objects: Objects(store), trust, tokens, revoked: watch::Sender::default(), clock };
         Authenticator { shared: Arc::new(shared) }
     }
@@ -203,7 +208,7 @@ impl Authenticator {
     }
 
     fn judged(&self, peer: &PeerCertificate) -> Result<Arc<Vouched>, String> {
-        let by = self.shared.trust.authorities();
+        let by = self.shared.trust.borrow().clone();
         let mut judged = peer.judged.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = judged.as_ref().filter(|known| Arc::ptr_eq(&known.by, &by)) {
             return known.result.clone();

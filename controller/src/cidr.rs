@@ -1,4 +1,4 @@
-//! Pure: ranges of addresses of either family, for pods and for Services.
+//! Pure: ranges of addresses of either family, for pods and for Services. The agent has its own: the two meet on the wire only.
 
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,7 +19,8 @@ pub fn family_of(ip: IpAddr) -> &'static str {
     if ip.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
-fn number(ip: IpAddr) -> u128 {
+/// How far an address is from the first one of its family.
+pub(crate) fn number(ip: IpAddr) -> u128 {
     match ip {
         IpAddr::V4(ip) => u32::from(ip).into(),
         IpAddr::V6(ip) => ip.into(),
@@ -56,6 +57,12 @@ impl Cidr {
     /// Its lowest address.
     pub fn base(&self) -> IpAddr {
         self.base
+    }
+
+    /// Its highest address.
+    pub fn last(&self) -> IpAddr {
+        let rest = 1_u128.checked_shl(u32::from(self.most() - self.bits)).unwrap_or_default().wrapping_sub(1);
+        self.address(number(self.base) | rest)
     }
 
     /// The length of its prefix.
@@ -138,7 +145,9 @@ mod tests {
         let four = cidr("10.42.7.9/16");
         assert_eq!((four.to_string(), four.family(), four.size()), ("10.42.0.0/16".into(), "IPv4", 65_536));
         assert_eq!(four.nth(65_535), Some("10.42.255.255".parse().unwrap()));
-        assert_eq!(four.nth(65_536), None);
+        assert_eq!((four.nth(65_536), four.last()), (None, "10.42.255.255".parse().unwrap()));
+        assert_eq!(cidr("::/0").last(), "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse::<IpAddr>().unwrap());
+        assert_eq!(cidr("fd00::1/128").last(), cidr("fd00::1/128").base());
         assert_eq!(four.part(24, 255), Some(cidr("10.42.255.0/24")));
         assert_eq!((four.part(24, 256), four.part(8, 0)), (None, None));
         let six = cidr("fd42::7/48");
@@ -148,6 +157,17 @@ mod tests {
         assert_eq!(six.nth(10), Some("fd42::a".parse().unwrap()));
         assert!(six.contains("fd42:0:0:9::1".parse().unwrap()) && !six.contains("10.42.0.1".parse().unwrap()));
         assert!(cidr("0.0.0.0/0").contains("9.9.9.9".parse().unwrap()) && cidr("::/0").size() == u128::MAX);
+    }
+
+    #[test]
+    fn ranges_hold_addresses_of_their_family() {
+        let holds = |range: &str, address: &str| cidr(range).contains(address.parse().unwrap());
+        assert!(holds("10.0.0.7/24", "10.0.0.255") && !holds("10.0.0.0/24", "10.0.1.0"));
+        assert!(holds("0.0.0.0/0", "255.255.255.255") && !holds("0.0.0.0/0", "::1"));
+        assert!(holds("::/0", "ffff::1") && holds("fd00::1/128", "fd00::1") && !holds("fd00::1/128", "fd00::2"));
+        for wrong in ["10.0.0.0", "10.0.0.0/33", "fd00::/129", "a/8", "10.0.0.0/", ""] {
+            assert!(wrong.parse::<Cidr>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ use self::authorities::{Authorities, CERTIFICATE, KEY};
 use self::authority::Authority;
 pub use self::files::Files;
 use self::key::Key;
-use self::tls::{ClientTrust, Serving, ServingNames};
+use self::tls::{Serving, ServingNames};
 pub use self::unverified::unverified_client;
 use crate::object::time;
 
@@ -166,7 +166,7 @@ impl Pki {
         self.authorities.borrow().clone()
     }
 
-    /// The authorities, and that they change.
+    /// The authorities, which judge client certificates too, and that they change.
     pub fn follow_authorities(&self) -> watch::Receiver<Arc<Authorities>> {
         self.authorities.subscribe()
     }
@@ -181,11 +181,6 @@ impl Pki {
         *self.names.lock().unwrap_or_else(PoisonError::into_inner) = Some(names.clone());
         self.serving.ensure(&self.authorities(), names, now)?;
         tls::server_config(self.serving.clone())
-    }
-
-    /// What judges client certificates.
-    pub fn client_trust(&self) -> ClientTrust {
-        ClientTrust(self.authorities.subscribe())
     }
 
     /// The configuration of the moment for calling kubelets as `kube-apiserver-kubelet-client`.

@@ -10,7 +10,7 @@ mod peers;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -41,7 +41,7 @@ use crate::registry::{Registry, ServiceRanges, uuid};
 use crate::scheduler;
 
 pub use self::backing::EtcdServers;
-use self::certificates::Keys;
+use self::certificates::{Keys, publish_authorities, write_kubeconfig};
 use self::front::Front;
 pub use self::migrate::{Migration, migrate_store};
 
@@ -51,8 +51,6 @@ const JOIN_TOKEN_S: i64 = 24 * 3600;
 pub const NODE_GRACE: Duration = Duration::from_secs(50);
 /// The administrator's kubeconfig in the data directory.
 const KUBECONFIG: &str = "admin.kubeconfig";
-/// After authorities could not be published.
-const PUBLISH_AGAIN: Duration = Duration::from_secs(5);
 /// For giving back Leases when this control plane is stopped; a supervisor waits longer.
 const HANDING_OVER: Duration = Duration::from_secs(3);
 
@@ -394,14 +392,14 @@ fn assemble(
 ) -> Front {
     let pki = &keys.pki;
     let tokens = Tokens::new(pki, &options.cluster_domain);
-    let authenticator = Authenticator::new(store.clone(), pki.client_trust(), tokens, wall_clock);
+    let authenticator = Authenticator::new(store.clone(), pki.follow_authorities(), tokens, wall_clock);
     let authorizer = Authorizer::new();
     let registry = Registry::new(store, Kinds::builtin(), wall_clock, options.ranges(), authorizer.clone());
     let api = Api::new(Arc::new(registry), authorizer.clone(), Some(authenticator.clone()), wall_clock, advertised)
         .with_kubelets(Kubelets::new(pki.kubelet_client(), advertised))
         .with_encryption(encryption)
         .with_certificates(keys.clone());
-    Front { api: Arc::new(api), authenticator, authorizer, authorities: pki.client_trust() }
+    Front { api: Arc::new(api), authenticator, authorizer, authorities: pki.follow_authorities() }
 }
 
 /// The administrator's kubeconfig, and what the agent beside us joins with: the token and the pin, a line each.
@@ -412,41 +410,6 @@ async fn write_files(options: &Options, pki: &Pki, admin: &Client, advertised: S
         pki::write_secret_file(path, &format!("{}\n{}\n", token.reveal(), pki.authorities().newest.pin()))?;
     }
     Ok(())
-}
-
-fn write_kubeconfig(data_dir: &Path, pki: &Pki, advertised: SocketAddr) -> Result<(), PkiError> {
-    let kubeconfig = pki.admin_kubeconfig(advertised, now())?;
-    pki::write_secret_file(&data_dir.join(KUBECONFIG), &kubeconfig)
-}
-
-/// Tells the cluster of its authorities whenever they change, until it is dropped.
-async fn publish_authorities(
-    pki: Arc<Pki>,
-    admin: Client,
-    mut facts: Facts,
-    data_dir: PathBuf,
-    pins: watch::Sender<Vec<String>>,
-) {
-    let mut authorities = pki.follow_authorities();
-    // The last word is told again where it could not be.
-    let mut told = true;
-    loop {
-        if told && authorities.changed().await.is_err() {
-            return;
-        }
-        facts.authority_pem = authorities.borrow_and_update().bundle_pem();
-        pins.send_replace(pki.authorities().pins());
-        let written = write_kubeconfig(&data_dir, &pki, facts.advertised).map_err(ServeError::from);
-        let published = bootstrap::ensure(&admin, &facts).await.map_err(ServeError::from);
-        told = written.is_ok() && published.is_ok();
-        if let Some(error) = written.err().or(published.err()) {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "the authorities are not published; trying again"
-            );
-            tokio::time::sleep(PUBLISH_AGAIN).await;
-        }
-    }
 }
 
 fn start_controllers(

@@ -21,8 +21,8 @@ const PIECES: usize = 4;
 /// Bytes of one piece.
 const PIECE_BYTES: usize = 64 << 10;
 
-/// A renewal under way; the error is a sentence.
-pub type Renewing<'a> = Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
+/// A renewal under way.
+pub type Renewing<'a> = Pin<Box<dyn Future<Output = Answer<()>> + Send + 'a>>;
 
 /// The control plane's own keys and certificates.
 pub trait Certificates: Send + Sync {
@@ -77,19 +77,14 @@ impl Api {
 
     async fn renew(&self, what: Renewal) -> Answer<http::Response<Body>> {
         let certificates = self.certificates()?;
-        certificates.renew(what).await.map_err(ApiError::internal)?;
+        certificates.renew(what).await?;
         Ok(described(certificates))
     }
 
     async fn rotate(&self) -> Answer<http::Response<Body>> {
         let encryption = self.encryption.as_ref().ok_or_else(ApiError::no_such_path)?;
-        let rotation = encryption.rotate(self.registry.store()).await.map_err(|error| {
-            let chain: Vec<String> =
-                std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source())
-                    .map(ToString::to_string)
-                    .collect();
-            ApiError::internal(chain.join(": "))
-        })?;
+        let rotation = encryption.rotate(self.registry.store()).await;
+        let rotation = rotation.map_err(|error| ApiError::because(&error))?;
         let done = json!({"resealed": rotation.resealed, "keysRemoved": rotation.keys_removed});
         Ok(answer::response(200, "application/json", done.to_string()))
     }

@@ -23,7 +23,7 @@ async fn world() -> World {
     let store = Store::open(Config::memory()).unwrap();
     let tokens = Tokens::new(&pki, "cluster.local");
     let authenticator =
-        Authenticator::new(store.clone(), pki.client_trust(), tokens, || Duration::from_secs(NOW as u64));
+        Authenticator::new(store.clone(), pki.follow_authorities(), tokens, || Duration::from_secs(NOW as u64));
     let world = World { _dir: dir, pki, store, authenticator };
     world.put("serviceaccounts/blue/bot", json!({"metadata": {"uid": "s1"}})).await;
     world.put("nodes/pi-1", json!({"metadata": {"uid": "n1"}})).await;

@@ -27,6 +27,11 @@ pub(crate) struct Controller {
     pub(crate) plan: fn(&View, &Key, &Context) -> Plan,
 }
 
+/// The key is the object that changed, as long as it is there.
+pub(super) fn itself(_: &View, change: &Change, keys: &mut Vec<Key>) {
+    keys.extend(change.new.iter().map(|_| change.key.clone()));
+}
+
 /// What a plan may know beyond the view.
 pub(crate) struct Context<'a> {
     pub(crate) now: Now,

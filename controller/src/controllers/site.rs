@@ -13,7 +13,6 @@
 mod config;
 pub(super) mod lifecycle;
 pub(super) mod node;
-mod range;
 pub(super) mod route;
 pub(super) mod volume;
 

@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
 use super::kind::KindId;
-use super::plan::{Action, Context, Controller, Plan};
+use super::plan::{Action, Context, Controller, Plan, itself};
 use super::text::{digest, str_at};
 use super::view::meta::Uid;
 use super::view::policy::{Policy, What};
@@ -22,8 +22,7 @@ pub(super) const CONTROLLER: Controller = Controller {
 
 fn keys(view: &View, change: &Change, keys: &mut Vec<Key>) {
     if change.key.kind == KindId::SECRETS {
-        keys.extend(change.new.as_ref().map(|_| change.key.clone()));
-        return;
+        return itself(view, change, keys);
     }
     let secrets = view.within(KindId::SECRETS, &change.key.namespace);
     keys.extend(secrets.filter(|(_, secret)| account(secret) == Some(&change.key.name)).map(|(key, _)| key));

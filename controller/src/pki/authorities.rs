@@ -49,6 +49,8 @@ pub struct Authorities {
     /// Oldest first.
     former: Vec<Former>,
     retired: usize,
+    /// Asked for with every answer to a board.
+    digest: Option<String>,
     trusting: Verifier,
     remembering: Option<Verifier>,
 }
@@ -69,7 +71,10 @@ impl Authorities {
         let roots = |those: &[Former]| those.iter().map(|one| one.certificate.clone()).collect::<Vec<_>>();
         let trusting = verifier(&[vec![newest.certificate().clone()], roots(trusted)].concat())?;
         let remembering = if gone.is_empty() { None } else { Some(verifier(&roots(gone))?) };
-        Ok(Authorities { newest, former, retired, trusting, remembering })
+        let mut authorities = Authorities { newest, former, retired, digest: None, trusting, remembering };
+        let all: Vec<u8> = authorities.trusted().flat_map(|one| one.to_vec()).collect();
+        authorities.digest = (!authorities.former.is_empty()).then(|| hex(&sha256(&all)[..8]));
+        Ok(authorities)
     }
 
     /// The files with a new authority, which the present one signs before its key goes. `now` is seconds since 1970.
@@ -104,9 +109,8 @@ impl Authorities {
 
     /// What tells one set of trusted authorities from another: sixteen hexadecimal digits of the SHA-256 of their DER. None
     /// while a cluster has its first one, so that it costs nothing.
-    pub fn digest(&self) -> Option<String> {
-        let all: Vec<u8> = self.trusted().flat_map(|one| one.to_vec()).collect();
-        (!self.former.is_empty()).then(|| hex(&sha256(&all)[..8]))
+    pub fn digest(&self) -> Option<&str> {
+        self.digest.as_deref()
     }
 
     /// What follows a leaf on the wire: the way back from the newest to the first.

@@ -14,7 +14,6 @@ use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
-use tokio::sync::watch;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
@@ -158,22 +157,6 @@ impl Vouched {
     /// Whether it is a board's.
     pub fn is_board(&self) -> bool {
         self.name.starts_with("system:node:") && self.groups == ["system:nodes"]
-    }
-}
-
-/// Judges client certificates against the authorities of the moment.
-#[derive(Clone, Debug)]
-pub struct ClientTrust(pub(super) watch::Receiver<Arc<Authorities>>);
-
-impl ClientTrust {
-    /// Those of the moment.
-    pub fn authorities(&self) -> Arc<Authorities> {
-        self.0.borrow().clone()
-    }
-
-    /// What tells one set of trusted authorities from another, see [`Authorities::digest`].
-    pub fn digest(&self) -> Option<String> {
-        self.0.borrow().digest()
     }
 }
 

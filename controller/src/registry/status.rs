@@ -187,6 +187,12 @@ impl ApiError {
         error
     }
 
+    /// 500: an error with all its sources.
+    pub fn because(error: &dyn std::error::Error) -> Self {
+        let chain = std::iter::successors(Some(error), |error| error.source());
+        Self::internal(chain.map(ToString::to_string).collect::<Vec<_>>().join(": "))
+    }
+
     /// 503.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(503, "ServiceUnavailable", message)

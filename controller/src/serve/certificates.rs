@@ -1,18 +1,24 @@
 //! Shell: keys and certificates are made anew while the server runs, and everybody who uses them follows.
 
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bramble_store::{Store, WatchError};
 use serde_json::Value;
+use tokio::sync::watch;
 
-use super::{ServeError, common_keys, now};
+use super::{KUBECONFIG, ServeError, common_keys, now};
 use crate::api::{Certificates, Renewing};
-use crate::pki::{Pki, Renewal};
+use crate::bootstrap::{self, Facts};
+use crate::client::Client;
+use crate::pki::{self, Pki, PkiError, Renewal};
+use crate::registry::status::ApiError;
 
 /// How often certificates are looked at for their age; a wake-up a day.
 const LOOK_AGAIN: Duration = Duration::from_secs(86_400);
-/// How long after a failed read of what controllers share the next one is tried.
+/// How long after a failed read of what controllers share, or when authorities could not be published, it is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 /// How often a renewal begins again because another controller's came between.
 const TRIES: usize = 5;
@@ -95,14 +101,45 @@ async fn changed(store: &Store) {
     }
 }
 
+/// Writes the administrator's kubeconfig for this server's address.
+pub(super) fn write_kubeconfig(data_dir: &Path, pki: &Pki, advertised: SocketAddr) -> Result<(), PkiError> {
+    let kubeconfig = pki.admin_kubeconfig(advertised, now())?;
+    pki::write_secret_file(&data_dir.join(KUBECONFIG), &kubeconfig)
+}
+
+/// Tells the cluster of its authorities whenever they change, until it is dropped.
+pub(super) async fn publish_authorities(
+    pki: Arc<Pki>,
+    admin: Client,
+    mut facts: Facts,
+    data_dir: PathBuf,
+    pins: watch::Sender<Vec<String>>,
+) {
+    let mut authorities = pki.follow_authorities();
+    // The last word is told again where it could not be.
+    let mut told = true;
+    loop {
+        if told && authorities.changed().await.is_err() {
+            return;
+        }
+        facts.authority_pem = authorities.borrow_and_update().bundle_pem();
+        pins.send_replace(pki.authorities().pins());
+        let written = write_kubeconfig(&data_dir, &pki, facts.advertised).map_err(ServeError::from);
+        let published = bootstrap::ensure(&admin, &facts).await.map_err(ServeError::from);
+        told = written.is_ok() && published.is_ok();
+        if let Some(error) = written.err().or(published.err()) {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the authorities are not published; trying again"
+            );
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
 impl Certificates for Keys {
     fn renew(&self, what: Renewal) -> Renewing<'_> {
-        Box::pin(async move {
-            self.renew(what).await.map_err(|error| {
-                let chain = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
-                chain.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-            })
-        })
+        Box::pin(async move { self.renew(what).await.map_err(|error| ApiError::because(&error)) })
     }
 
     fn describe(&self) -> Value {

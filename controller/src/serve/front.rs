@@ -5,6 +5,7 @@ use std::time::UNIX_EPOCH;
 
 use http::HeaderValue;
 use http::header::DATE;
+use tokio::sync::watch;
 
 use super::{listener, wall_clock};
 use crate::api::{Api, Body, InProcess};
@@ -12,7 +13,7 @@ use crate::authn::{Authenticator, PeerCertificate};
 use crate::authz::Authorizer;
 use crate::client::Client;
 use crate::identity::Identity;
-use crate::pki::tls::ClientTrust;
+use crate::pki::authorities::Authorities;
 use crate::registry::status::ApiError;
 
 /// The header that tells boards which authorities are trusted; there is none before the first rollover.
@@ -23,7 +24,7 @@ pub(super) struct Front {
     pub(super) api: Arc<Api>,
     pub(super) authenticator: Authenticator,
     pub(super) authorizer: Authorizer,
-    pub(super) authorities: ClientTrust,
+    pub(super) authorities: watch::Receiver<Arc<Authorities>>,
 }
 
 impl Front {
@@ -57,7 +58,8 @@ impl listener::Handler for Front {
         let mut response = match identity {
             Ok(identity) => {
                 // A board that knows other authorities than these asks for them.
-                let told = self.authorities.digest().filter(|_| identity.name.starts_with("system:node:"));
+                let authorities = self.authorities.borrow().clone();
+                let told = authorities.digest().filter(|_| identity.name.starts_with("system:node:"));
                 let mut response = self.api.handle(identity, request).await;
                 if let Some(value) = told.and_then(|digest| HeaderValue::try_from(digest).ok()) {
                     response.headers_mut().insert(AUTHORITIES, value);

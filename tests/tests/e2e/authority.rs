@@ -8,17 +8,9 @@ use bramble_tests::board::Board;
 use bramble_tests::host::output;
 use bramble_tests::lan::Lan;
 
-const SERVER: &str = "https://10.99.0.1:6443";
+use crate::teller::HOLDER;
 
-const POD: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: holder}
-spec:
-  nodeName: pi-2
-  terminationGracePeriodSeconds: 1
-  containers: [{name: main, image: "tests.local/tools:1", command: [sleep, "1000"]}]
-"#;
+const SERVER: &str = "https://10.99.0.1:6443";
 
 /// A watch on ConfigMaps by a token, written to a file; it ends with the test.
 struct Watch(Child, PathBuf);
@@ -77,7 +69,7 @@ fn keys_and_the_authority_change_under_a_running_cluster() {
     awake.load_tools();
     asleep.join(&one, "pi-3");
     asleep.stop();
-    one.apply(POD);
+    one.apply(HOLDER);
     let _ = one.kubectl("wait pod holder --for=condition=Ready --timeout=60s");
     for line in ["create sa reader", "create rolebinding reader --clusterrole=view --serviceaccount=default:reader"] {
         let _ = one.kubectl(line);

@@ -8,17 +8,9 @@ use bramble_tests::host::output;
 use bramble_tests::lan::Lan;
 use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, date_time_ymd};
 
-const SERVER: &str = "https://10.99.0.1:6443";
+use crate::teller::HOLDER;
 
-const POD: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: holder}
-spec:
-  nodeName: pi-2
-  terminationGracePeriodSeconds: 1
-  containers: [{name: main, image: "tests.local/tools:1", command: [sleep, "1000"]}]
-"#;
+const SERVER: &str = "https://10.99.0.1:6443";
 
 fn credentials(board: &Board) -> PathBuf {
     board.dir().join("data/agent/pki/client.pem")
@@ -77,7 +69,7 @@ fn a_board_that_slept_for_years_rejoins_and_a_stolen_one_is_shut_out() {
     assert_ne!(fs::read(credentials(&two)).expect("read"), asleep);
     assert_eq!(status(&two, "/api/v1/nodes/pi-2", &as_board), "200");
     assert_eq!(one.bramble("node list"), keys, "it is the same key");
-    one.apply(POD);
+    one.apply(HOLDER);
     let _ = one.kubectl("wait pod holder --for=condition=Ready --timeout=60s");
 
     let token = one.kubectl("exec holder -- cat /var/run/secrets/kubernetes.io/serviceaccount/token");

@@ -1,4 +1,4 @@
-//! A pod that tells on which board it is.
+//! Pods of several tests: one that tells on which board it is, one that stays where it is.
 
 use bramble_tests::image::TOOLS;
 
@@ -10,3 +10,14 @@ pub(crate) fn teller(node: &str) -> String {
          \"mkdir /www; echo {node} > /www/index.html; exec httpd -f -p 8080 -h /www\"]\n"
     )
 }
+
+/// A pod that stays where it is, as an administrator's own.
+pub(crate) const HOLDER: &str = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: holder}
+spec:
+  nodeName: pi-2
+  terminationGracePeriodSeconds: 1
+  containers: [{name: main, image: "tests.local/tools:1", command: [sh, -c, "echo begun; exec sleep 1000"]}]
+"#;

@@ -9,6 +9,8 @@ use bramble_tests::lan::Lan;
 use bramble_tests::line::{Line, Way};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::teller::HOLDER;
+
 /// Shorter than upstream's fifty seconds, and boards that promise as much: they renew their Leases each eight.
 const GRACE: [&str; 4] = ["--node-monitor-grace-period", "20s", "--node-lease-duration", "20s"];
 
@@ -59,17 +61,6 @@ const ONE_A_BOARD: &str = r#"
           requiredDuringSchedulingIgnoredDuringExecution:
           - topologyKey: kubernetes.io/hostname
             labelSelector: {matchLabels: {app: teller}}
-"#;
-
-/// A pod that stays where it is, as an administrator's own.
-const HOLDER: &str = r#"
-apiVersion: v1
-kind: Pod
-metadata: {name: holder}
-spec:
-  nodeName: pi-2
-  terminationGracePeriodSeconds: 1
-  containers: [{name: main, image: "tests.local/tools:1", command: [sh, -c, "echo begun; exec sleep 1000"]}]
 "#;
 
 /// What the nodes' Ready conditions say, a word each.

@@ -2,7 +2,7 @@
 
 use core::net::IpAddr;
 
-use crate::cidr::{Cidr, family_of};
+use crate::cidr::{Cidr, family_of, number};
 
 /// Ranges of either family, both ends included.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,7 +17,7 @@ impl Pool {
         let address = |text: &str| text.trim().parse::<IpAddr>().ok();
         let range = match (text.split_once('-'), text.split_once('/')) {
             (Some((first, last)), _) => address(first).zip(address(last)),
-            (_, Some(_)) => text.trim().parse::<Cidr>().ok().and_then(|range| ends(&range)),
+            (_, Some(_)) => text.trim().parse::<Cidr>().ok().map(|range| (range.base(), range.last())),
             _ => address(text).map(|one| (one, one)),
         };
         let range = range.filter(|(first, last)| first.is_ipv4() == last.is_ipv4() && first <= last);
@@ -42,25 +42,13 @@ impl Pool {
         let ranges = self.0.iter().filter(move |(first, _)| family_of(*first) == family);
         let all = ranges.flat_map(|(first, last)| {
             let whole = Cidr::new(*first, 0);
-            let (first, last) = (place(*first), place(*last));
+            let (first, last) = (number(*first), number(*last));
             (first..=last).filter_map(move |place| whole.nth(place))
         });
         all.filter(|ip| match ip {
             IpAddr::V4(ip) => !matches!(ip.octets()[3], 0 | 255),
             IpAddr::V6(ip) => ip.segments()[4..] != [0; 4],
         })
-    }
-}
-
-fn ends(range: &Cidr) -> Option<(IpAddr, IpAddr)> {
-    Some((range.base(), range.nth(range.size() - 1)?))
-}
-
-/// How far an address is from the first one of its family.
-fn place(ip: IpAddr) -> u128 {
-    match ip {
-        IpAddr::V4(ip) => u32::from(ip).into(),
-        IpAddr::V6(ip) => ip.into(),
     }
 }
 

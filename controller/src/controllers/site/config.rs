@@ -22,7 +22,7 @@ use std::ops::Range as Span;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::range::Range;
+use crate::cidr::Cidr;
 use crate::schema::names;
 
 /// A file that is longer describes no site.
@@ -51,7 +51,7 @@ pub struct Site {
 struct Zone {
     name: String,
     boards: Vec<Pattern>,
-    networks: Vec<Range>,
+    networks: Vec<Cidr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,7 +125,7 @@ impl Site {
     pub(crate) fn zone(&self, name: &str, addresses: &[IpAddr]) -> Option<&str> {
         let named = |zone: &&Zone| zone.boards.iter().any(|board| board.0 == name);
         let like = |zone: &&Zone| zone.boards.iter().any(|board| board.fits(name));
-        let near = |zone: &&Zone| addresses.iter().any(|ip| zone.networks.iter().any(|network| network.holds(*ip)));
+        let near = |zone: &&Zone| addresses.iter().any(|ip| zone.networks.iter().any(|network| network.contains(*ip)));
         let zones = || self.zones.iter();
         let found = zones().find(named).or_else(|| zones().find(like)).or_else(|| zones().find(near));
         found.map(|zone| zone.name.as_str())
@@ -239,9 +239,9 @@ impl Checked {
         }
         let mut networks = Vec::new();
         for network in text.networks {
-            match Range::parse(network.get_ref()) {
-                Some(range) => networks.push(range),
-                None => {
+            match network.get_ref().trim().parse::<Cidr>() {
+                Ok(range) => networks.push(range),
+                Err(_) => {
                     let why = format!("{:?} is no network: write one such as \"192.168.1.0/24\"", network.get_ref());
                     self.wrong(&network.span(), why);
                 }

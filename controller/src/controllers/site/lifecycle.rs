@@ -9,17 +9,17 @@ use serde_json::{Value, json};
 
 use crate::controllers::kind::KindId;
 use crate::controllers::node_lifecycle::readiness;
-use crate::controllers::plan::{Action, Context, Controller, Note, Plan, Regarding};
+use crate::controllers::plan::{Action, Context, Controller, Note, Plan, Regarding, itself};
 use crate::controllers::view::meta::condition;
-use crate::controllers::view::node::{Node, Taint};
-use crate::controllers::view::{Change, Key, View};
+use crate::controllers::view::node::Node;
+use crate::controllers::view::{Key, View};
 
 /// The row.
 pub(crate) const CONTROLLER: Controller = Controller {
     account: "node-controller",
     component: "cloud-node-lifecycle-controller",
     watches: &[KindId::NODES],
-    keys: |_, change: &Change, keys: &mut Vec<Key>| keys.extend(change.new.iter().map(|_| change.key.clone())),
+    keys: itself,
     plan,
 };
 
@@ -36,8 +36,7 @@ fn plan(view: &View, key: &Key, context: &Context) -> Plan {
     }
     let tainted = node.taints.iter().any(|taint| &*taint.key == SHUTDOWN);
     let Some(wanted) = is_off(node).filter(|off| *off != tainted) else { return Plan::default() };
-    let mut taints: Vec<Value> =
-        node.taints.iter().filter(|taint| &*taint.key != SHUTDOWN).map(Taint::to_value).collect();
+    let mut taints = node.taints_without(SHUTDOWN);
     if wanted {
         taints.push(json!({ "key": SHUTDOWN, "effect": "NoSchedule", "timeAdded": context.now.stamp() }));
     }

@@ -7,16 +7,16 @@ use serde_json::{Map, Value, json};
 
 use super::{INSTANCE_TYPE, REGION, Site, ZONE};
 use crate::controllers::kind::KindId;
-use crate::controllers::plan::{Action, Context, Controller, Plan, Regarding, Report};
-use crate::controllers::view::node::{Node, Taint};
-use crate::controllers::view::{Change, Key, View};
+use crate::controllers::plan::{Action, Context, Controller, Plan, Regarding, Report, itself};
+use crate::controllers::view::node::Node;
+use crate::controllers::view::{Key, View};
 
 /// The row.
 pub(crate) const CONTROLLER: Controller = Controller {
     account: "node-controller",
     component: "cloud-node-controller",
     watches: &[KindId::NODES],
-    keys: |_, change: &Change, keys: &mut Vec<Key>| keys.extend(change.new.iter().map(|_| change.key.clone())),
+    keys: itself,
     plan,
 };
 
@@ -34,8 +34,7 @@ fn plan(view: &View, key: &Key, context: &Context) -> Plan {
         return Plan::default();
     }
     let labels = labels(site, &key.name, node);
-    let taints: Vec<Value> =
-        node.taints.iter().filter(|taint| &*taint.key != UNINITIALIZED).map(Taint::to_value).collect();
+    let taints = node.taints_without(UNINITIALIZED);
     let waited = taints.len() < node.taints.len();
     let mut merge = json!({});
     if !labels.is_empty() {

@@ -4,11 +4,12 @@
 //! controller, whether that can come out right: two boards with ranges that overlap cannot both have theirs. The older one
 //! keeps it, and agents make none to the younger. A condition that somebody else wrote, a plugin of the pod network, is left to that one.
 
+use core::net::IpAddr;
 use std::collections::BTreeMap;
 
 use serde_json::json;
 
-use super::range::Range;
+use crate::cidr::Cidr;
 use crate::client::PatchKind;
 use crate::controllers::kind::KindId;
 use crate::controllers::plan::{Action, Context, Controller, Plan, Regarding, Report};
@@ -71,26 +72,26 @@ fn judge(name: &Str, node: &Node, taken: &mut Taken) -> Result<(), String> {
     if node.internal_ips.is_empty() { Err("the node has no address that a route could lead to".into()) } else { Ok(()) }
 }
 
-/// Ranges that are given, none of which overlaps another: whose they are, by family and first address.
+/// Ranges that are given, none of which overlaps another: whose they are, by their first address.
 #[derive(Default)]
-struct Taken(BTreeMap<(bool, u128), (Range, Str, Str)>);
+struct Taken(BTreeMap<IpAddr, (Cidr, Str, Str)>);
 
 impl Taken {
     /// All of them or none.
     fn take(&mut self, name: &Str, cidrs: &[Str]) -> Result<(), String> {
         let mut ranges = Vec::new();
         for cidr in cidrs {
-            let range = Range::parse(cidr).ok_or_else(|| format!("{cidr:?} is no range of addresses"))?;
+            let range: Cidr = cidr.parse().map_err(|_| format!("{cidr:?} is no range of addresses"))?;
             // The last one that begins before this one ends is the only one that can reach into it.
-            let before = self.0.range(..=(range.v6, range.last)).next_back().map(|(_, known)| known);
-            let meets = before.filter(|(known, ..)| known.v6 == range.v6 && known.last >= range.first);
+            let before = self.0.range(..=range.last()).next_back().map(|(_, known)| known);
+            let meets = before.filter(|(known, ..)| known.contains(range.base()) || range.contains(known.base()));
             if let Some((_, other, theirs)) = meets {
                 return Err(format!("{cidr} overlaps {theirs} of node {other}, which was there before"));
             }
             ranges.push((range, cidr));
         }
         for (range, cidr) in ranges {
-            self.0.insert((range.v6, range.first), (range, name.clone(), cidr.clone()));
+            self.0.insert(range.base(), (range, name.clone(), cidr.clone()));
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{REGION, Site, ZONE};
 use crate::client::PatchKind;
 use crate::controllers::kind::KindId;
-use crate::controllers::plan::{Action, Context, Controller, Plan};
+use crate::controllers::plan::{Action, Context, Controller, Plan, itself};
 use crate::controllers::view::volume::Volume;
 use crate::controllers::view::{Change, Key, Projected, View};
 
@@ -28,8 +28,7 @@ const BETWEEN_ZONES: &str = "__";
 
 fn keys(view: &View, change: &Change, keys: &mut Vec<Key>) {
     if change.key.kind == KindId::PERSISTENT_VOLUMES {
-        keys.extend(change.new.iter().map(|_| change.key.clone()));
-        return;
+        return itself(view, change, keys);
     }
     let labels = |object: &Option<Projected>| object.as_ref().map(|object| object.meta().labels.clone());
     if labels(&change.old) != labels(&change.new) {

@@ -31,6 +31,13 @@ impl Taint {
     }
 }
 
+impl Node {
+    /// Its taints but those of this key, as a Node has them.
+    pub(crate) fn taints_without(&self, key: &str) -> Vec<Value> {
+        self.taints.iter().filter(|taint| &*taint.key != key).map(Taint::to_value).collect()
+    }
+}
+
 /// The projection.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Node {
