@@ -272,6 +272,10 @@ impl Agent {
             token_until_ms: self.options.token_until_ms,
             pins: self.options.pins.clone(),
         };
+        // Told before the board joins: with an address that somebody else has it may never come so far.
+        let names = Arc::new(watch::Sender::new(own_names(&self.options, server)));
+        let health = watch::Sender::new(Health::default());
+        tokio::spawn(announce::guard(names.subscribe(), health.clone()));
         let joined = joined(&join, &self.clock).await?;
         joined.connection.asked_every(node::renewed_every(self.options.lease_duration));
         self.transport.set(joined.connection.clone());
@@ -279,11 +283,11 @@ impl Agent {
             PodNet { network: self.network, plugins: self.plugins, cluster: self.options.cluster_cidrs.clone() };
         // A board that was here before has its range already.
         let not_ready = pod_network.not_ready(&pod_network.network.ranges());
-        let (health, receiver) = watch::channel(Health { not_ready, ..Health::default() });
+        health.send_modify(|health| health.not_ready = not_ready);
         let signals = NodeSignals {
-            health: receiver,
+            health: health.subscribe(),
             node: Arc::new(watch::Sender::new(Arc::new(Value::Null))),
-            names: Arc::new(watch::Sender::new(ServingNames::default())),
+            names,
             leaving,
         };
         let (known, authorities) = watch::channel(joined.authority.clone());
@@ -432,6 +436,12 @@ fn node_options(options: &Options, server: Option<SocketAddr>) -> NodeOptions {
         lease_duration: options.lease_duration,
         cluster: cluster_addresses(options),
     }
+}
+
+/// The names that this board has before it has joined.
+fn own_names(options: &Options, server: Option<SocketAddr>) -> ServingNames {
+    let ips = node::addresses(server, &options.node_ips, &cluster_addresses(options), &[]);
+    ServingNames { dns: vec![options.node_name.clone()], ips }
 }
 
 fn cluster_addresses(options: &Options) -> ClusterAddresses {

@@ -1,5 +1,6 @@
 //! Pure: the Node object of this board: registration, status, conditions; its shell posts them.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -17,6 +18,9 @@ pub use post::{LEASE_DURATION, NodeOptions, NodeSignals, run};
 
 /// The Kubernetes version that this kubelet speaks.
 pub const KUBELET_VERSION: &str = "v1.35.0+bramble";
+
+/// The condition of a node whose address is somebody else's too. Upstream has none for it.
+const CONFLICT: &str = "AddressConflict";
 
 /// What Ready says of a board that is being shut down, in upstream's words.
 const SHUTTING_DOWN: &str = "node is shutting down";
@@ -79,6 +83,8 @@ pub struct Health {
     pub images: Vec<NodeImage>,
     /// Extended resources (devices): name and count.
     pub devices: Vec<(String, u64)>,
+    /// Addresses of the board that somebody else has too, and who.
+    pub shared: BTreeMap<IpAddr, String>,
 }
 
 /// What the board says of itself at registration.
@@ -246,7 +252,9 @@ fn conditions(health: &Health, former: &Value, now_ms: i64) -> Vec<Value> {
         ready,
     ];
     let now = rfc3339(now_ms);
+    let conflict = conflict(health, condition(former, CONFLICT).is_some());
     all.into_iter()
+        .chain(conflict)
         .map(|(kind, value, reason, message)| {
             let status = if value { "True" } else { "False" };
             let before = condition(former, kind).filter(|before| before["status"] == status);
@@ -261,6 +269,17 @@ fn conditions(health: &Health, former: &Value, now_ms: i64) -> Vec<Value> {
             })
         })
         .collect()
+}
+
+/// Whether somebody else on the LAN has an address of the board's; said only where it once was so.
+fn conflict(health: &Health, was_told: bool) -> Option<(&'static str, bool, &'static str, String)> {
+    let shared: Vec<String> = health.shared.iter().map(|(ip, by)| format!("{ip} is also at {by}")).collect();
+    if shared.is_empty() {
+        let alone = (CONFLICT, false, "NoDuplicateAddress", "nobody else has this node's addresses".to_owned());
+        return was_told.then_some(alone);
+    }
+    let message = format!("{}; give one of both another address", shared.join(", "));
+    Some((CONFLICT, true, "DuplicateAddress", message))
 }
 
 fn condition<'a>(status: &'a Value, kind: &str) -> Option<&'a Value> {
@@ -376,6 +395,22 @@ mod tests {
         let third = at(&broken, &second, 90_000);
         assert_eq!(condition(&third, "Ready").unwrap()["lastTransitionTime"], "1970-01-01T00:01:30Z");
         assert!(differs(&second, &third));
+    }
+
+    #[test]
+    fn an_address_of_two_hosts_is_told_and_only_then() {
+        let first = at(&Health::default(), &Value::Null, 0);
+        assert!(condition(&first, CONFLICT).is_none());
+        let shared = [("10.0.0.5".parse().unwrap(), "02:00:00:00:00:07 on eth0".to_owned())].into();
+        let second = at(&Health { shared, ..Health::default() }, &first, 60_000);
+        let told = condition(&second, CONFLICT).unwrap();
+        assert_eq!((&told["status"], &told["reason"]), (&json!("True"), &json!("DuplicateAddress")));
+        let message = "10.0.0.5 is also at 02:00:00:00:00:07 on eth0; give one of both another address";
+        assert_eq!(told["message"], message);
+        assert_eq!(condition(&second, "Ready").unwrap()["status"], "True", "its pods go on");
+        let third = at(&Health::default(), &second, 90_000);
+        let told = condition(&third, CONFLICT).unwrap();
+        assert_eq!((&told["status"], &told["reason"]), (&json!("False"), &json!("NoDuplicateAddress")));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The figures of several boards, measured on this machine and printed: `cargo bench -p bramble-tests --bench boards`.
-//! Nothing here fails because a machine is slow. `BRAMBLE_FIGURES_IDLE_S` changes the idle minute.
+//! `-- few` and `-- many` print a part. Nothing here fails because a machine is slow. `BRAMBLE_FIGURES_IDLE_S` changes the idle
+//! minute.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -25,7 +26,18 @@ const MANY: usize = 20;
 const TOLERATED_S: u32 = 5;
 
 fn main() {
+    let parts: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let wants = |part: &str| parts.is_empty() || parts.iter().any(|one| one == part);
     println!("| figure | measured |\n| --- | --- |");
+    if wants("few") {
+        few();
+    }
+    if wants("many") {
+        many();
+    }
+}
+
+fn few() {
     let lan = Lan::new(1);
     let mut one = lan.board("figures", 0);
     one.start(&[]);
@@ -40,9 +52,6 @@ fn main() {
     crowd_costs(&one, &boards[0]);
     reconverges(&one, &viewer);
     fails_over(&one, &boards[0]);
-    drop(boards);
-    drop(one);
-    twenty();
 }
 
 /// One after the other: power on to Ready.
@@ -254,7 +263,7 @@ spec:
 }
 
 /// The same with many boards that come at once.
-fn twenty() {
+fn many() {
     let lan = Lan::new(1);
     let mut one = lan.board("figures", 0);
     one.start(&[]);

@@ -17,6 +17,7 @@
 //! | `controllers.rs` | several controllers over one etcd; a board with the leader dies |
 //! | `balancer.rs`, `site.rs` | the provider: load balancers on the LAN, zones, routes, volumes, boards that are shut down |
 //! | `boards.rs` | several boards: joining, pods and Services across links, pulled plugs |
+//! | `conflict.rs` | two boards with one address: who was there first keeps it, both are told |
 //! | `partition.rs` | three days apart by the controller's clock, both sides change: nothing restarts without need |
 //! | `nat.rs` | a board behind a NAT: logs, exec, attach, port-forward, a pod's page, by a connection that it opens |
 //! | `dual.rs` | two boards of IPv4 and IPv6: pods, Services, names, policies, a load balancer's address that moves |

@@ -8,6 +8,7 @@ pub(crate) const DELETE_LINK: u16 = 17;
 pub(crate) const GET_LINK: u16 = 18;
 pub(crate) const NEW_ADDRESS: u16 = 20;
 pub(crate) const DELETE_ADDRESS: u16 = 21;
+pub(crate) const GET_ADDRESS: u16 = 22;
 pub(crate) const NEW_ROUTE: u16 = 24;
 pub(crate) const DELETE_ROUTE: u16 = 25;
 pub(crate) const GET_ROUTE: u16 = 26;
@@ -129,6 +130,19 @@ pub(crate) fn add_network_address(
 
 pub(crate) fn delete_address(batch: &mut Batch, index: u32, ip: IpAddr) {
     batch.message(DELETE_ADDRESS, ACK, |m| address_body(m, index, ip, Scope::Universe));
+}
+
+/// Asks for every address of the namespace.
+pub(crate) fn list_addresses(batch: &mut Batch) {
+    batch.message(GET_ADDRESS, DUMP, |m| m.raw(&[0; 8]));
+}
+
+/// An interface's number and an address of it, as the kernel lists them.
+pub(crate) fn parse_address(payload: &[u8]) -> Option<(u32, IpAddr)> {
+    let index = u32::from_ne_bytes(payload.get(4..8)?.try_into().ok()?);
+    let body = payload.get(8..)?;
+    // IFA_LOCAL, which IPv6 has not where nobody is at the other end; else IFA_ADDRESS.
+    Some((index, attribute(body, 2).or(attribute(body, 1)).and_then(ip)?))
 }
 
 fn address_body(m: &mut Writer<'_>, index: u32, ip: IpAddr, scope: Scope) {

@@ -307,6 +307,18 @@ pub(crate) fn link_towards(socket: &Socket, ip: IpAddr) -> Result<route::Link, E
     found.ok_or(Error::Malformed)
 }
 
+/// The interface of this thread's namespace that has an address.
+pub(crate) fn link_with(socket: &Socket, ip: IpAddr) -> Result<route::Link, Error> {
+    let mut question = Batch::default();
+    route::list_addresses(&mut question);
+    let mut index = None;
+    socket.dump(&question, |message| {
+        index = route::parse_address(message.payload).filter(|(_, own)| *own == ip).map(|(index, _)| index).or(index);
+    })?;
+    let found = links(socket)?.into_iter().find(|link| Some(link.index) == index);
+    found.ok_or(Error::Malformed)
+}
+
 /// The routes to other boards' pods in this thread's namespace.
 pub(crate) fn routes(socket: &Socket) -> Result<Vec<route::Route>, Error> {
     let mut question = Batch::default();

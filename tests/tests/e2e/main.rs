@@ -8,6 +8,7 @@ mod backup;
 mod balancer;
 mod boards;
 mod card;
+mod conflict;
 mod controllers;
 mod demo;
 mod dual;
