@@ -54,13 +54,14 @@ fn ipv4(ip: &IpAddr) -> Option<Ipv4Addr> {
 async fn watch_over(ip: Ipv4Addr, health: watch::Sender<Health>) {
     let mut pause = RETRY;
     loop {
+        let begun = Instant::now();
         let ended = match Lan::of(ip).await {
-            Ok((lan, own)) => {
-                pause = RETRY;
-                listen(&lan, ip, |mac| own.contains(&mac), &health).await
-            }
+            Ok((lan, own)) => listen(&lan, ip, |mac| own.contains(&mac), &health).await,
             Err(error) => Err(error),
         };
+        if begun.elapsed() > RETRY_MAX {
+            pause = RETRY;
+        }
         let error = ended.err().map(tracing::field::display);
         tracing::debug!(%ip, error, "who else has this board's address is not known");
         sleep(pause).await;
@@ -85,8 +86,10 @@ async fn listen(
             },
             () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => claim.tick(Instant::now()),
         };
-        // While it is asked whether the other one is still there, it is.
-        tell(health, ip, claim.rival().map(|mac| (mac, &*lan.name)));
+        // While it is asked, what was known holds.
+        if claim.rival().is_some() || claim.due().is_none() {
+            tell(health, ip, claim.rival().map(|mac| (mac, &*lan.name)));
+        }
         match said {
             Some(Say::Probe) => lan.send(&arp::probe(ip, lan.mac))?,
             Some(Say::Tell(rival)) => lan.send(&arp::answer(ip, lan.mac, (ip, rival)))?,

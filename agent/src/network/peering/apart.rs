@@ -224,10 +224,18 @@ fn boards_that_are_apart_speak_in_secret_where_the_kernel_can() {
     assert!(known.handshake_s > 0 && known.peer.allowed.len() == 2, "{known:?}");
     assert_eq!(known.peer.endpoint, Some("10.89.0.3:51820".parse().unwrap()));
 
-    // The second time nothing changes: whoever listens would be woken up for ever.
+    // The second time nothing changes: whoever listens would be woken up for ever. The kernel's own addresses settle meanwhile.
     let heard = a.place.enter(Socket::route_changes).unwrap();
-    a.route(&[&c.peer]);
-    assert_eq!(recv(&heard, &mut [0_u8; 64][..], RecvFlags::empty()).unwrap_err(), Errno::AGAIN);
+    let changes_nothing = || {
+        heard.forget_heard();
+        a.route(&[&c.peer]);
+        let quiet = recv(&heard, &mut [0_u8; 64][..], RecvFlags::empty()) == Err(Errno::AGAIN);
+        quiet || {
+            std::thread::sleep(Duration::from_secs(1));
+            false
+        }
+    };
+    assert!((0..10).any(|_| changes_nothing()), "each look changes something");
     assert_eq!(a.device(), device);
 
     // A board that has no key is spoken to in the clear, or not at all where that is asked for.
