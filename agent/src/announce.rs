@@ -18,6 +18,7 @@ mod ndp;
 mod own;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -65,12 +66,11 @@ pub async fn run(link: Link, clock: Arc<Clock>, node_name: String, mut wanted: w
 /// Announces one address whenever nobody else does.
 async fn hold(ip: IpAddr, service: (Arc<str>, Arc<str>), recorder: Recorder, node_name: String) {
     loop {
-        let ended = match Lan::towards(ip).await {
+        let Err(error) = match Lan::towards(ip).await {
             Ok(lan) => take_part(&lan, ip, &service, &recorder, &node_name).await,
             Err(error) => Err(error),
         };
-        let error = ended.err().map(tracing::field::display);
-        tracing::warn!(%ip, error, "the address is not announced from here; trying again");
+        tracing::warn!(%ip, %error, "the address is not announced from here; trying again");
         sleep(RETRY).await;
     }
 }
@@ -125,7 +125,7 @@ async fn take_part(
     service: &(Arc<str>, Arc<str>),
     recorder: &Recorder,
     node_name: &str,
-) -> io::Result<()> {
+) -> io::Result<Infallible> {
     let mut duty = Duty::new(ip, lan.mac, Instant::now());
     loop {
         let said = tokio::select! {

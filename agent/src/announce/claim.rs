@@ -62,6 +62,11 @@ impl Claim {
         self.rival
     }
 
+    /// Whether [`Self::rival`] says how things are; while it is asked for the first time, what others knew before holds.
+    pub(super) fn is_known(&self) -> bool {
+        self.rival.is_some() || self.due.is_none()
+    }
+
     pub(super) fn tick(&mut self, now: Instant) -> Option<Say> {
         if self.due.is_none_or(|due| now < due) {
             return None;
@@ -119,6 +124,7 @@ mod tests {
         let now = Instant::now();
         let mut claim = Claim::new(now);
         assert_eq!(claim.tick(now), Some(Say::Probe));
+        assert!(!claim.is_known(), "an answer may be on its way");
         assert_eq!(claim.heard(OTHER, now), Some(Say::Tell(OTHER)));
         assert_eq!(claim.heard(OTHER, now), None, "its defence is not answered");
         assert_eq!(claim.rival(), Some(OTHER));

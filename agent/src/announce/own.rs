@@ -4,6 +4,7 @@
 //! Of IPv4 only: the kernel itself asks for an address of IPv6 before it uses it, and one that somebody has is none of the board's.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -55,15 +56,14 @@ async fn watch_over(ip: Ipv4Addr, health: watch::Sender<Health>) {
     let mut pause = RETRY;
     loop {
         let begun = Instant::now();
-        let ended = match Lan::of(ip).await {
+        let Err(error) = match Lan::of(ip).await {
             Ok((lan, own)) => listen(&lan, ip, |mac| own.contains(&mac), &health).await,
             Err(error) => Err(error),
         };
         if begun.elapsed() > RETRY_MAX {
             pause = RETRY;
         }
-        let error = ended.err().map(tracing::field::display);
-        tracing::debug!(%ip, error, "who else has this board's address is not known");
+        tracing::debug!(%ip, %error, "who else has this board's address is not known");
         sleep(pause).await;
         pause = (pause * 2).min(RETRY_MAX);
     }
@@ -75,7 +75,7 @@ async fn listen(
     ip: Ipv4Addr,
     is_own: impl Fn([u8; 6]) -> bool,
     health: &watch::Sender<Health>,
-) -> io::Result<()> {
+) -> io::Result<Infallible> {
     let mut claim = Claim::new(Instant::now());
     loop {
         let due = claim.due();
@@ -86,8 +86,7 @@ async fn listen(
             },
             () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => claim.tick(Instant::now()),
         };
-        // While it is asked, what was known holds.
-        if claim.rival().is_some() || claim.due().is_none() {
+        if claim.is_known() {
             tell(health, ip, claim.rival().map(|mac| (mac, &*lan.name)));
         }
         match said {

@@ -297,14 +297,18 @@ pub(crate) fn links(socket: &Socket) -> Result<Vec<route::Link>, Error> {
     Ok(links)
 }
 
+fn link_at(socket: &Socket, index: Option<u32>) -> Result<route::Link, Error> {
+    let found = links(socket)?.into_iter().find(|link| Some(link.index) == index);
+    found.ok_or(Error::Malformed)
+}
+
 /// The interface through which this thread's namespace reaches an address.
 pub(crate) fn link_towards(socket: &Socket, ip: IpAddr) -> Result<route::Link, Error> {
     let mut question = Batch::default();
     route::get_route(&mut question, ip);
     let mut index = None;
     socket.dump(&question, |message| index = route::parse_interface(message.payload))?;
-    let found = links(socket)?.into_iter().find(|link| Some(link.index) == index);
-    found.ok_or(Error::Malformed)
+    link_at(socket, index)
 }
 
 /// The interface of this thread's namespace that has an address.
@@ -315,8 +319,7 @@ pub(crate) fn link_with(socket: &Socket, ip: IpAddr) -> Result<route::Link, Erro
     socket.dump(&question, |message| {
         index = route::parse_address(message.payload).filter(|(_, own)| *own == ip).map(|(index, _)| index).or(index);
     })?;
-    let found = links(socket)?.into_iter().find(|link| Some(link.index) == index);
-    found.ok_or(Error::Malformed)
+    link_at(socket, index)
 }
 
 /// The routes to other boards' pods in this thread's namespace.
